@@ -1,0 +1,303 @@
+"""Backward: gradients go from a result to what it was made from, newest operation first.
+
+A heap of clock numbers takes the place of recursion and of a topological sort: an operation is always younger than
+what it was made from, so when a node comes up, all of its gradient has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError, ShapeError
+from ..ops.index import Patch, patched
+from ..ops.op import Elementwise
+from ..ops.reduce import sum
+from ..ops.shape import reshape
+from .tape import Node, no_grad, thread, writes
+from .tensor import Tensor, as_tensor
+
+
+class Patches:
+    """A gradient that arrives in pieces: patches, and what came whole. They meet when the node's turn comes."""
+
+    __slots__ = ("patches", "whole")
+
+    def __init__(self) -> None:
+        self.patches: list[Patch] = []
+        self.whole: Any = None
+
+    def gathered(self, node: Node) -> Any:
+        """All of it as one tensor."""
+        keys = tuple([patch.key for patch in self.patches])
+        made = patched([patch.g for patch in self.patches], keys, node.shape)
+        return made if self.whole is None else made + self.whole
+
+
+def backward(
+    outputs: Sequence[Tensor], grads: Sequence[Any], *, retain_graph: bool = False, create_graph: bool = False
+) -> None:
+    """Add the gradients of the sum of `outputs`, weighted by `grads`, to the `grad` of every leaf."""
+    propagate(_seeds(outputs, grads), retain_graph, create_graph, None)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+    retain_graph: bool | None = None,
+) -> Any:
+    """The gradients of the sum of `outputs` with respect to `inputs`; no `.grad` is touched.
+
+    Args:
+        outputs: a tensor or a sequence of them.
+        inputs: a tensor or a sequence of them, leaves or intermediate results.
+        grad_outputs: the gradient that starts each output, of its shape; 1 for scalars.
+        create_graph: record the computation, so that the gradients can be differentiated.
+        allow_unused: give None for an input that the outputs do not depend on, instead of raising.
+        retain_graph: keep what is saved; as `create_graph` where None.
+
+    Returns:
+        A tensor where `inputs` is one, else a tuple.
+
+    Raises:
+        GraphError: for an input that requires no gradient or is unused, and as `Tensor.backward`.
+    """
+    several_outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    several_inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    starts = list(grad_outputs) if isinstance(grad_outputs, (list, tuple)) else [grad_outputs] * len(several_outputs)
+    wanted: dict[int, Any] = {}
+    for i, one in enumerate(several_inputs):
+        if one.node is None or not one._requires_grad:
+            raise GraphError(f"grad: input {i} requires no gradient", hint="tg.tensor(..., requires_grad=True)")
+        wanted[one.node.order] = None
+    retain = create_graph if retain_graph is None else retain_graph
+    propagate(_seeds(several_outputs, starts), retain, create_graph, wanted)
+    found = []
+    for i, one in enumerate(several_inputs):
+        g = wanted[one.node.order]
+        if g is None and not allow_unused:
+            raise GraphError(
+                f"grad: the outputs do not depend on input {i}", hint="allow_unused=True gives None for it"
+            )
+        found.append(g)
+    return tuple(found) if isinstance(inputs, (list, tuple)) else found[0]
+
+
+def _seeds(outputs: Sequence[Tensor], grads: Sequence[Any]) -> list[tuple[Node, Tensor]]:
+    if len(grads) != len(outputs):
+        raise GraphError("backward: one gradient for each output", expected=len(outputs), got=len(grads))
+    seeds = []
+    for output, start in zip(outputs, grads):
+        if output.node is None or not output._requires_grad:
+            raise GraphError(
+                "backward: nothing was recorded for this tensor",
+                expected="a result of tensors that require a gradient",
+                hint="tg.tensor(..., requires_grad=True) on what it is made from, and not under tg.no_grad()",
+            )
+        if start is None:
+            if output.size != 1:
+                raise GraphError(
+                    "backward: this tensor is not a scalar, so it needs a gradient to start from",
+                    expected="one element, or backward(grad)",
+                    got=f"shape {output.shape}",
+                    hint=".sum() or .mean() it first",
+                )
+            start = Tensor(np.ones(output.shape, output.dtype))
+        start = as_tensor(start)
+        if start.shape != output.shape:
+            raise ShapeError(
+                "backward: the gradient to start from does not fit", expected=output.shape, got=start.shape
+            )
+        seeds.append((output.node, start.astype(output.dtype)))
+    return seeds
+
+
+def propagate(
+    seeds: list[tuple[Node, Tensor]], retain_graph: bool, create_graph: bool, wanted: dict[int, Any] | None
+) -> None:
+    """Run every node that the seeds reach, newest first.
+
+    Gradients are arrays, and elementwise vjps are compiled kernels; under `create_graph` they are tensors, and the
+    same vjps run as recorded operations. Where `wanted` is given (by clock number), gradients are left there and
+    nowhere else.
+    """
+    if create_graph:
+        _propagate(seeds, retain_graph, True, wanted)
+    else:
+        with no_grad(), np.errstate(all="ignore"):
+            _propagate(seeds, retain_graph, False, wanted)
+
+
+def _propagate(
+    seeds: list[tuple[Node, Tensor]], retain_graph: bool, create_graph: bool, wanted: dict[int, Any] | None
+) -> None:
+    nodes: dict[int, Node] = {}
+    totals: dict[int, Any] = {}
+    ours: set[int] = set()  # totals that are sums, so nobody else holds their memory
+    heap: list[int] = []
+    oldest = min(wanted, default=0) if wanted is not None else 0
+
+    def arrive(node: Node, g: Any) -> None:
+        order = node.order
+        total = totals.get(order)
+        if total is None:
+            nodes[order] = node
+            heappush(heap, -order)
+            if type(g) is Patch:
+                total = Patches()
+                total.patches.append(g)
+                g = total
+            totals[order] = g
+        elif type(g) is Patch:
+            if type(total) is not Patches:
+                whole, total = total, Patches()
+                total.whole = whole if create_graph else Tensor(whole)
+                totals[order] = total
+            total.patches.append(g)
+        elif type(total) is Patches:
+            g = g if create_graph else Tensor(g)
+            total.whole = g if total.whole is None else total.whole + g
+        elif order in ours:
+            np.add(total, g, out=total)
+        else:
+            totals[order] = total + g
+            if not create_graph and type(totals[order]) is np.ndarray:
+                ours.add(order)
+
+    for node, start in seeds:
+        arrive(node, start if create_graph else start._array)
+
+    while heap:
+        order = -heappop(heap)
+        node, g = nodes.pop(order), totals.pop(order)
+        if type(g) is Patches:
+            g = g.gathered(node) if create_graph else g.gathered(node)._array
+            ours.add(order)
+        if node.hooks or node.owner is not None:
+            g = _delivered(node, g, order in ours, create_graph, wanted is None)
+        if wanted is not None and order in wanted:
+            wanted[order] = g if create_graph else Tensor(np.array(g))
+        op = node.op
+        if op is None or order <= oldest:
+            continue
+        saved = node.saved
+        if saved is None:
+            raise GraphError(
+                f"backward: the graph was freed by an earlier backward (at {node.name})",
+                hint="backward(retain_graph=True) the first time, or run the forward pass again",
+            )
+        if writes.latest > order:
+            writes.check(node)
+        if create_graph or not isinstance(op, Elementwise):
+            _pull_whole(node, g if create_graph else Tensor(g), arrive, create_graph)
+        else:
+            for i, pull in op.pulls(node.wanted):
+                part, parent = pull(g, saved), node.parents[i]
+                if part.shape != parent.shape:
+                    part = _summed_to(Tensor(np.asarray(part)), parent.shape)._array
+                order = parent.order
+                if order in totals:
+                    arrive(parent, part)
+                else:  # what `arrive` does first, without the call: most values are used once
+                    nodes[order], totals[order] = parent, part
+                    heappush(heap, -order)
+        if not retain_graph:
+            node.saved = None
+
+
+def _pull_whole(node: Node, g: Tensor, arrive: Any, create_graph: bool) -> None:
+    """Run a node's vjps on tensors: of ops on whole arrays, and of every op where backward itself is recorded."""
+    op = node.op
+    assert op is not None and node.saved is not None
+    settings = node.settings or {}
+    values: dict[str, Any] = {**settings, "g": op.restored(g, settings, _first_shape(node))}
+    for name, value in zip(op.kept(node.wanted), node.saved):
+        values[name] = _revived(name, value, node, create_graph)
+    if "y" in values and op.kind == "reduction":
+        values["y"] = op.restored(values["y"], settings, _first_shape(node))
+    if op.variadic:
+        vjp = op.vjps[op.inputs[0]]
+        parts = vjp.function(*[values[name] for name in vjp.names])
+    else:
+        parts = []
+        for wants, of in zip(node.wanted, op.inputs):
+            vjp = op.vjps[of] if wants else None
+            parts.append(vjp.function(*[values[name] for name in vjp.names]) if vjp is not None else None)
+    for parent, wants, part in zip(node.parents, node.wanted, parts):
+        if not wants or parent is None:
+            continue
+        if type(part) is not Patch:
+            part = as_tensor(part)
+            if part.shape != parent.shape:
+                part = _summed_to(part, parent.shape)
+            part = part if create_graph else part._array
+        arrive(parent, part)
+
+
+def _first_shape(node: Node) -> tuple[int, ...]:
+    return node.parents[0].shape if node.parents and node.parents[0] is not None else ()
+
+
+def _revived(name: str, value: Any, node: Node, create_graph: bool) -> Any:
+    """A saved array as the tensor it was: with its node, where backward is to be differentiated."""
+    op = node.op
+    assert op is not None
+    if not isinstance(value, np.ndarray):
+        return value
+    if not create_graph:
+        return Tensor(value)
+    if name == "y":
+        return Tensor(value, node, True)
+    i = op.inputs.index(name)
+    return Tensor(value, node.parents[i], node.wanted[i])
+
+
+def _summed_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The gradient of what was broadcast: summed over the axes that were added or stretched."""
+    extra = g.ndim - len(shape)
+    axes = tuple(i for i in range(g.ndim) if i < extra or (shape[i - extra] == 1 and g.shape[i] != 1))
+    kept = tuple(n for i, n in enumerate(g.shape) if i >= extra)
+    fits = extra >= 0 and all(n == 1 or m in (n, 1) for n, m in zip(shape, kept))
+    if not fits:
+        try:
+            made: Tensor = g.broadcast_to(shape)
+            return made
+        except ShapeError:
+            raise ShapeError(
+                "backward: a vjp returned a gradient of the wrong shape", expected=shape, got=g.shape
+            ) from None
+    summed: Tensor = reshape(sum(g, axes) if axes else g, shape)
+    return summed
+
+
+def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumulate: bool) -> Any:
+    """Show the gradient to the node's hooks, and leave it in the `grad` of the tensor that wants it."""
+    if node.hooks:
+        tensor = g if create_graph else Tensor(g)
+        state = thread.state
+        enabled, state.enabled = state.enabled, create_graph
+        try:
+            for hook in list(node.hooks.values()):
+                replaced = hook(tensor)
+                if replaced is not None:
+                    tensor, exclusive = as_tensor(replaced), False
+        finally:
+            state.enabled = enabled
+        if tensor.shape != node.shape:
+            raise ShapeError("hook: the gradient it returned has another shape", expected=node.shape, got=tensor.shape)
+        g = tensor if create_graph else tensor._array
+    owner = node.owner() if node.owner is not None and accumulate else None
+    if owner is not None:
+        if create_graph:
+            owner.grad = g if owner.grad is None else owner.grad + g
+        elif owner.grad is not None:
+            owner.grad = Tensor(owner.grad._array + g)
+        else:
+            owner.grad = Tensor(g if exclusive and node.op is None else np.array(g))
+    return g

@@ -1,0 +1,242 @@
+"""Running an op on tensors: dtypes made one, the rule run, the node put on the tape.
+
+Three ways, from the quickest: one tensor, two tensors, anything. The first two are what a recurrent step consists of,
+and their overhead is what a user feels; whatever is not plain (numbers, lists, mixed dtypes, symbols) takes the third.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import settings as library
+from ..errors import ArgumentError, DtypeError, ShapeError
+from ..ops import op as ops
+from ..ops.op import Elementwise, Op
+from ..program.expression import Expression
+from ..settings import FLOAT32, FLOAT64
+from .tape import Node, thread
+from .tensor import Tensor, as_tensor
+
+_ndarray = np.ndarray
+
+
+def bind(op: Op) -> None:
+    """Give `op` its `call`."""
+    if isinstance(op, Elementwise):
+        many = functools.partial(elementwise_many, op)
+        quick = {1: elementwise_one, 2: elementwise_two}.get(len(op.inputs))
+        op.call = quick(op, many) if quick is not None and not op.truth else many
+    else:
+        op.call = functools.partial(whole, op)
+
+
+def elementwise_one(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[[Any], Any]:
+    """The call of an elementwise op of one input."""
+    unit = op.unit
+    plans: dict[tuple[bool, ...], Callable[[Any], Any]] = {}
+
+    def call(x: Any) -> Any:
+        try:
+            a = x._array
+        except AttributeError:
+            return otherwise(x)
+        dtype = a.dtype
+        if dtype is not FLOAT32 and dtype is not FLOAT64:
+            return otherwise(x)
+        y = unit.call(a)
+        if type(y) is not _ndarray:
+            y = np.asarray(y)
+        state = thread.state
+        if x._requires_grad and state.enabled and op.vjps:
+            plan = plans.get(_ONE) or plans.setdefault(_ONE, _keeper(op, _ONE))
+            node = Node(op, (x.node,), _ONE, plan((a, y)), None, y, state.place)
+            if state.tapes:
+                for tape in state.tapes:
+                    tape.nodes.append(node)
+            return Tensor(y, node, True)
+        return constant(op, (x,), None, y) if state.tapes else Tensor(y)
+
+    return call
+
+
+def elementwise_two(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """The call of an elementwise op of two inputs."""
+    unit = op.unit
+    plans: dict[tuple[bool, ...], Callable[[Any], Any]] = {}
+
+    def call(x: Any, z: Any) -> Any:
+        try:
+            a, b = x._array, z._array
+        except AttributeError:
+            return otherwise(x, z)
+        dtype = a.dtype
+        if dtype is not b.dtype or (dtype is not FLOAT32 and dtype is not FLOAT64):
+            return otherwise(x, z)
+        try:
+            y = unit.call(a, b)
+        except ValueError:
+            raise does_not_broadcast(op, (a, b)) from None
+        if type(y) is not _ndarray:
+            y = np.asarray(y)
+        state = thread.state
+        wanted = (x._requires_grad, z._requires_grad)
+        if (wanted[0] or wanted[1]) and state.enabled and op.vjps:
+            plan = plans.get(wanted) or plans.setdefault(wanted, _keeper(op, wanted))
+            node = Node(op, (x.node, z.node), wanted, plan((a, b, y)), None, y, state.place)
+            if state.tapes:
+                for tape in state.tapes:
+                    tape.nodes.append(node)
+            return Tensor(y, node, True)
+        return constant(op, (x, z), None, y) if state.tapes else Tensor(y)
+
+    return call
+
+
+_ONE = (True,)
+
+
+def _keeper(op: Op, wanted: tuple[bool, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function from (inputs..., output) to what is kept of them."""
+    places = [op.inputs.index(name) if name != "y" else len(op.inputs) for name in op.kept(wanted)]
+    if not places:
+        return lambda values: ()
+    if len(places) == 1:
+        (first,) = places
+        return lambda values: (values[first],)
+    picked: Callable[[Any], tuple[Any, ...]] = operator.itemgetter(*places)
+    return picked
+
+
+def elementwise_many(op: Elementwise, *operands: Any) -> Any:
+    """The call of an elementwise op on anything."""
+    if any(isinstance(operand, Expression) for operand in operands):
+        return op.rule(*operands)
+    tensors = one_dtype(op, operands)
+    arrays = [t._array for t in tensors]
+    try:
+        y = op.forward(arrays, {})
+    except ValueError:
+        raise does_not_broadcast(op, arrays) from None
+    return recorded(op, tensors, {}, np.asarray(y))
+
+
+def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:
+    """The call of an op of any other kind."""
+    if not operands:
+        raise ArgumentError(f"{op.name}: nothing was given", expected="at least one tensor")
+    tensors = one_dtype(op, operands) if op.promotes else [as_tensor(operand) for operand in operands]
+    arrays = [t._array if t is not None else None for t in tensors]
+    settings = op.prepare(arrays, settings)
+    return recorded(op, tensors, settings, np.asarray(op.forward(arrays, settings)))
+
+
+def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.ndarray[Any, Any]) -> Tensor:
+    """The output as a tensor, with its node where one is needed."""
+    state = thread.state
+    if state.enabled and op.vjps:
+        wanted = tuple([t is not None and t._requires_grad for t in tensors])
+        if True in wanted:
+            saved = tuple([_kept(name, op, tensors, y) for name in op.kept(wanted)])
+            parents = tuple([t.node if t is not None else None for t in tensors])
+            node = Node(op, parents, wanted, saved, settings, y, state.place)
+            for tape in state.tapes:
+                tape.nodes.append(node)
+            return Tensor(y, node, True)
+    return constant(op, tensors, settings, y) if state.tapes else Tensor(y)
+
+
+def _kept(name: str, op: Op, tensors: Sequence[Any], y: Any) -> Any:
+    if name == "y":
+        return y
+    base, _, what = name.rpartition("_")
+    if base in op.inputs and what in ("shape", "dtype") and name not in op.inputs:
+        if op.variadic:
+            return [getattr(t._array, what) for t in tensors]
+        return getattr(tensors[op.inputs.index(base)]._array, what)
+    return tensors[op.inputs.index(name)]._array
+
+
+def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y: np.ndarray[Any, Any]) -> Tensor:
+    """A result that no gradient flows through, on a tape that lists every operation."""
+    state = thread.state
+    for t in tensors:
+        if t is not None and t.node is None:
+            t.node = Node.leaf(t._array)
+    node = Node(
+        op,
+        tuple([t.node if t is not None else None for t in tensors]),
+        (False,) * len(tensors),
+        (),
+        settings,
+        y,
+        state.place,
+    )
+    for tape in state.tapes:
+        tape.nodes.append(node)
+    return Tensor(y, node, False)
+
+
+def one_dtype(op: Op, operands: Sequence[Any]) -> list[Any]:
+    """Operands as tensors of one dtype.
+
+    Python numbers and NumPy scalars take the others' dtype; integers that meet a floating dtype take it; float32 and
+    float64 meet in float64; an op that has no integer form takes integers as the default dtype.
+    """
+    truth = op.truth if isinstance(op, Elementwise) else ()
+    tensors: list[Any] = []
+    numbers: list[int] = []
+    for i, operand in enumerate(operands):
+        if operand is None:
+            operand = op.defaults[i]
+        if operand is None or isinstance(operand, Tensor):
+            tensors.append(operand)
+        elif isinstance(operand, (bool, int, float, np.generic)) and i not in truth:
+            numbers.append(i)
+            tensors.append(operand.item() if isinstance(operand, np.generic) else operand)
+        else:
+            tensors.append(as_tensor(operand))
+    arrays = [t._array for i, t in enumerate(tensors) if isinstance(t, Tensor) and i not in truth]
+    floating = [a.dtype for a in arrays if a.dtype.kind == "f"]
+    takes_integers = (isinstance(op, Elementwise) and op.integers) or not isinstance(op, Elementwise)
+    if floating:
+        target = FLOAT64 if FLOAT64 in floating else floating[0]
+    elif not arrays or not takes_integers or any(isinstance(tensors[i], float) for i in numbers):
+        target = library.default_dtype
+        if takes_integers and not arrays and not any(isinstance(tensors[i], float) for i in numbers):
+            target = np.result_type(*[np.asarray(tensors[i]).dtype for i in numbers]) if numbers else target
+    else:
+        target = np.result_type(*[a.dtype for a in arrays])
+        if target.kind == "b" and any(not isinstance(tensors[i], bool) for i in numbers):
+            target = np.dtype(np.int64)
+    for i, t in enumerate(tensors):
+        if t is None:
+            continue
+        if not isinstance(t, Tensor):
+            tensors[i] = Tensor(np.asarray(t, target))
+        elif i in truth:
+            tensors[i] = t if t._array.dtype.kind == "b" else Tensor(t._array.astype(bool))
+        elif t._array.dtype is not target:
+            tensors[i] = t.astype(target) if t._array.dtype != target else t
+    return tensors
+
+
+def does_not_broadcast(op: Op, arrays: Sequence[Any]) -> Exception:
+    """The error for shapes that do not broadcast, or what NumPy said where they do."""
+    shapes = [a.shape for a in arrays]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return ShapeError(
+            f"{op.name}: the shapes do not broadcast",
+            expected="sizes equal or 1, from the last axis on",
+            got=" and ".join(map(str, shapes)),
+        )
+    return DtypeError(f"{op.name}: the operands do not fit", got=" and ".join(f"{a.shape} {a.dtype}" for a in arrays))
+
+
+ops.bind(bind)

@@ -1,0 +1,287 @@
+"""The tape: a node for each operation that ran, and the clock that orders them.
+
+No list keeps nodes alive. A tensor holds its node, a node holds its parents, so a graph lives as long as its last
+result. Inside `with Tape() as tape:` there is a list, and every operation is on it, whether a gradient is wanted or
+not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import GraphError
+from ..ops.op import Op
+
+#: One clock for operations and in-place writes: the next number.
+tick = itertools.count(1).__next__
+
+
+class Place(NamedTuple):
+    """Where in a recurrent net an operation ran."""
+
+    cell: str = ""
+    layer: int = 0
+    reverse: bool = False
+    step: int | None = None
+
+    def __str__(self) -> str:
+        direction = " reverse" if self.reverse else ""
+        step = "" if self.step is None else f" step {self.step}"
+        return f"{self.cell} layer {self.layer}{direction}{step}"
+
+
+class State:
+    """What one thread is doing: whether it records, on which tapes, and where in a net it is."""
+
+    __slots__ = ("enabled", "place", "tapes")
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self.tapes: tuple[Tape, ...] = ()
+        self.place: Place | None = None
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.state = State()
+
+
+thread = _Thread()
+
+
+class Node:
+    """One operation that ran, or (with `op` None) a leaf: a tensor that was given.
+
+    Attributes:
+        op: the operation.
+        parents: the nodes of its inputs; None for an input that is constant.
+        wanted: for each input, whether a gradient flows to it.
+        saved: what the vjps need (`Op.kept` names it); None once a backward has freed it.
+        settings: the operation's settings.
+        order: its number on the clock.
+        shape, dtype: the output's.
+        place: where in a recurrent net it ran.
+        label: the name given by `Tensor.named`.
+        owner: a weak reference to the tensor whose `grad` wants what arrives here.
+        hooks: functions that see, and may replace, what arrives here.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "dtype",
+        "hooks",
+        "label",
+        "op",
+        "order",
+        "owner",
+        "parents",
+        "place",
+        "saved",
+        "settings",
+        "shape",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        op: Op | None,
+        parents: tuple[Node | None, ...],
+        wanted: tuple[bool, ...],
+        saved: tuple[Any, ...] | None,
+        settings: dict[str, Any] | None,
+        array: np.ndarray[Any, Any],
+        place: Place | None,
+    ) -> None:
+        self.op = op
+        self.parents = parents
+        self.wanted = wanted
+        self.saved = saved
+        self.settings = settings
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.place = place
+        self.label: str | None = None
+        self.owner: weakref.ref[Any] | None = None
+        self.hooks: dict[int, Callable[[Any], Any]] | None = None
+        self.order = tick()
+
+    @classmethod
+    def leaf(cls, array: np.ndarray[Any, Any]) -> Node:
+        """The node of a tensor that no operation made."""
+        return cls(None, (), (), (), None, array, None)
+
+    @property
+    def name(self) -> str:
+        """The label, or the op's name, or "leaf"."""
+        return self.label or (self.op.name if self.op is not None else "leaf")
+
+    def ancestors(self) -> list[Node]:
+        """This node and all that it was made from, oldest first."""
+        found, stack = {self.order: self}, [self]
+        while stack:
+            for parent in stack.pop().parents:
+                if parent is not None and parent.order not in found:
+                    found[parent.order] = parent
+                    stack.append(parent)
+        return [found[order] for order in sorted(found)]
+
+    def __repr__(self) -> str:
+        return f"<node {self.order} {self.name} {self.shape} {self.dtype}>"
+
+
+class Tape:
+    """A list of the operations run inside a `with` block, in order. It prints as a Wengert list.
+
+    >>> import tinygrad_rnn as tg
+    >>> x = tg.tensor([1.0, 2.0])
+    >>> with tg.Tape() as tape:
+    ...     y = tg.tanh(x * x).sum()
+    >>> print(tape)
+    %0 = leaf                          (2,) float32
+    %1 = multiply(%0, %0)              (2,) float32
+    %2 = tanh(%1)                      (2,) float32
+    %3 = sum(%2, axis=(0,))            () float32
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def __enter__(self) -> Tape:
+        state = thread.state
+        state.tapes = (*state.tapes, self)
+        return self
+
+    def __exit__(self, *trouble: object) -> None:
+        state = thread.state
+        state.tapes = tuple(tape for tape in state.tapes if tape is not self)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __str__(self) -> str:
+        return wengert(self.nodes)
+
+
+def wengert(nodes: list[Node]) -> str:
+    """Nodes in order as a Wengert list: one numbered value a line, with the leaves that they start from."""
+    inner = {id(node) for node in nodes}
+    leaves = {id(p): p for node in nodes for p in node.parents if p is not None and id(p) not in inner}
+    every = sorted([*leaves.values(), *nodes], key=lambda node: node.order)
+    number = {id(node): f"%{i}" for i, node in enumerate(every)}
+    lines = []
+    for node in every:
+        text = "leaf" if node.op is None or id(node) in leaves else f"{node.op.name}({_arguments(node, number)})"
+        label = f"  # {node.label}" if node.label else ""
+        lines.append(f"{number[id(node)]} = {text}".ljust(35) + f"{node.shape} {node.dtype}{label}")
+    return "\n".join(lines)
+
+
+def _arguments(node: Node, number: dict[int, str]) -> str:
+    inputs = [number.get(id(parent), "const") if parent is not None else "const" for parent in node.parents]
+    defaults = (None, False)
+    settings = [f"{k}={_short(v)}" for k, v in (node.settings or {}).items() if not any(v is d for d in defaults)]
+    return ", ".join([*inputs, *settings])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"array{value.shape}"
+    if isinstance(value, slice):
+        parts = ["" if part is None else str(part) for part in (value.start, value.stop)]
+        return ":".join(parts) + (f":{value.step}" if value.step is not None else "")
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))}{',' if len(value) == 1 else ''})"
+    return "..." if value is Ellipsis else repr(value)
+
+
+class Writes:
+    """When memory was last written in place. Views share memory, so they share this too.
+
+    An operation saves arrays; if their memory was written after it ran, its gradient would be wrong, and `check`
+    raises. Nothing is counted for an array: the clock tells whether a write came later than the operation.
+    """
+
+    def __init__(self) -> None:
+        self.latest = 0
+        self._stamps: dict[int, tuple[int, weakref.ref[Any]]] = {}
+
+    def note(self, array: np.ndarray[Any, Any]) -> None:
+        """Remember that `array` was written just now."""
+        root = _root(array)
+        key = id(root)
+        self.latest = tick()
+        known = self._stamps.get(key)
+        reference = known[1] if known is not None else weakref.ref(root, lambda _: self._stamps.pop(key, None))
+        self._stamps[key] = (self.latest, reference)
+
+    def check(self, node: Node) -> None:
+        """Raise if something that `node` saved was written after it ran."""
+        for value in node.saved or ():
+            if isinstance(value, np.ndarray) and self._stamps.get(id(_root(value)), (0,))[0] > node.order:
+                raise GraphError(
+                    f"backward: {node.name} needs a value {value.shape} that was changed in place after it ran",
+                    expected="values that backward needs to stay as they were",
+                    hint="change it after backward(), or change a copy",
+                )
+
+
+def _root(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+writes = Writes()
+
+
+class _Recording:
+    """Sets whether this thread records; a context manager and a decorator."""
+
+    _enabled = True
+
+    def __init__(self) -> None:
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(thread.state.enabled)
+        thread.state.enabled = self._enabled
+
+    def __exit__(self, *trouble: object) -> None:
+        thread.state.enabled = self._before.pop()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        import functools
+
+        @functools.wraps(function)
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            with type(self)():
+                return function(*arguments, **named)
+
+        return wrapped
+
+
+class no_grad(_Recording):
+    """Inside, nothing is recorded for backward: results do not require a gradient. Also a decorator.
+
+    Holds for this thread.
+    """
+
+    _enabled = False
+
+
+class enable_grad(_Recording):
+    """Inside, recording is on again, within a `no_grad`. Also a decorator; holds for this thread."""
+
+
+def is_grad_enabled() -> bool:
+    """Whether this thread records."""
+    return thread.state.enabled

@@ -1,0 +1,517 @@
+"""The tensor: an array, the node that made it, and the operators."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import settings
+from ..errors import DtypeError, GraphError, ShapeError
+from ..ops import REGISTRY, contract, elementwise, index, reduce
+from ..ops import shape as shapes
+from ..ops.op import Elementwise
+from ..ops.random import generator
+from ..settings import FLOAT32, FLOAT64
+from .tape import Node, thread, writes
+
+_NUMPY_NAMES = {"absolute": "abs"}
+_ALLOWED = "float32, float64, bool, or integers"
+
+
+def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    def operator(self: Any, other: Any) -> Any:
+        return function(other, self)
+
+    return operator
+
+
+class Tensor:
+    """An n-dimensional array that remembers how it was made. Make one with `tg.tensor`, `tg.zeros` and so on.
+
+    Attributes:
+        grad: the gradient that `backward` left, a tensor, or None.
+        node: the tape's entry of the operation that made this tensor, or None.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_requires_grad", "grad", "node")
+    __array_priority__ = 1000  # NumPy arrays on the left leave the operator to us
+
+    def __init__(self, array: np.ndarray[Any, Any], node: Node | None = None, requires_grad: bool = False) -> None:
+        self._array = array
+        self.node = node
+        self._requires_grad = requires_grad
+        self.grad: Tensor | None = None
+
+    # --- What it is ---
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size along each axis."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The elements' dtype, a NumPy dtype."""
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._array.size
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether `backward` brings a gradient here. Settable on a leaf."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if not self.is_leaf:
+            raise GraphError("requires_grad: only a leaf's can be set", hint="x.detach() is the same value as a leaf")
+        if wanted and self._array.dtype.kind != "f":
+            raise DtypeError(
+                "requires_grad: only floating tensors have gradients",
+                expected="float32 or float64",
+                got=self.dtype,
+                hint='x.astype("float32")',
+            )
+        self._requires_grad = bool(wanted)
+        if wanted:
+            if self.node is None or self.node.op is not None:
+                self.node = Node.leaf(self._array)
+            self.node.owner = weakref.ref(self)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True where no recorded operation made this tensor."""
+        return self.node is None or self.node.op is None or not self._requires_grad
+
+    @property
+    def data(self) -> np.ndarray[Any, Any]:
+        """The values as a read-only NumPy array that shares memory."""
+        view = self._array.view()
+        view.flags.writeable = False
+        return view
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The values as a read-only NumPy array that shares memory. Write through tensor methods, or copy."""
+        return self.data
+
+    def item(self) -> Any:
+        """The one element as a Python number.
+
+        Raises:
+            ShapeError: where there is not exactly one.
+        """
+        if self._array.size != 1:
+            raise ShapeError("item: more or less than one element", expected="size 1", got=f"shape {self.shape}")
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        """The values as nested Python lists."""
+        return self._array.tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if dtype is not None and np.dtype(dtype) != self._array.dtype:
+            return self._array.astype(dtype)
+        return self._array.copy() if copy else self.data
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
+        op = REGISTRY.get(_NUMPY_NAMES.get(ufunc.__name__, ufunc.__name__))
+        if method != "__call__" or named or op is None:
+            return NotImplemented
+        return op.call(*inputs) if isinstance(op, Elementwise) else op.call(inputs, {})
+
+    def __len__(self) -> int:
+        if self._array.ndim == 0:
+            raise ShapeError("len: a tensor without axes has no length", got="shape ()")
+        return len(self._array)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        if self._array.size != 1:
+            raise ShapeError(
+                "bool: the truth of several elements is not one truth",
+                got=f"shape {self.shape}",
+                hint="compare .item()s",
+            )
+        return bool(self._array)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self._array.dtype.kind not in "iu":
+            raise DtypeError("only an integer tensor is an index", got=self.dtype)
+        return int(self.item())
+
+    def __repr__(self) -> str:
+        values = np.array2string(self._array, separator=", ", precision=4, prefix="tensor(")
+        parts = [values]
+        if self.dtype not in (settings.default_dtype, np.dtype(np.int64), np.dtype(bool)):
+            parts.append(f"dtype={self.dtype}")
+        if self._requires_grad:
+            parts.append("requires_grad=True" if self.is_leaf else f"made_by={self.node.name if self.node else ''}")
+        return f"tensor({', '.join(parts)})"
+
+    __hash__ = object.__hash__
+
+    # --- The tape ---
+
+    def detach(self) -> Tensor:
+        """The same values, in the same memory, without a history."""
+        return Tensor(self._array)
+
+    def backward(self, grad: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add the gradient of this tensor with respect to every leaf to the leaf's `grad`.
+
+        Args:
+            grad: the gradient that starts it, of this tensor's shape; 1 for a scalar.
+            retain_graph: keep what is saved, so that backward may be called again.
+            create_graph: record backward itself, so that gradients can be differentiated.
+
+        Raises:
+            GraphError: where nothing was recorded, `grad` is missing, the graph was freed, or a saved value was
+            changed.
+        """
+        from .backward import backward
+
+        backward([self], [grad], retain_graph=retain_graph or create_graph, create_graph=create_graph)
+
+    def retain_grad(self) -> None:
+        """Make `backward` leave the gradient of this intermediate result in its `grad` too."""
+        if self.node is None or not self._requires_grad:
+            raise GraphError(
+                "retain_grad: this tensor has no gradient", hint="set requires_grad on what it is made from"
+            )
+        self.node.owner = weakref.ref(self)
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
+        """Call `hook(gradient)` when this tensor's gradient is known; what it returns, if anything, replaces it.
+
+        Returns:
+            A function that removes the hook.
+        """
+        node = self.node
+        if node is None or not self._requires_grad:
+            raise GraphError("register_hook: this tensor has no gradient", hint="set requires_grad on it")
+        if node.hooks is None:
+            node.hooks = {}
+        hooks, key = node.hooks, len(node.hooks) + 1 + max(node.hooks, default=0)
+        hooks[key] = hook
+
+        def remove() -> None:
+            hooks.pop(key, None)
+
+        return remove
+
+    def named(self, name: str) -> Tensor:
+        """Label the operation that made this tensor, for the tape and for pictures; returns the tensor."""
+        if self.node is not None:
+            self.node.label = name
+        return self
+
+    # --- Writing in place ---
+
+    def _writable(self, what: str, instead: str) -> None:
+        if self._requires_grad and not self.is_leaf:
+            raise GraphError(
+                f"{what}: this tensor has a history, which a write would falsify",
+                expected="a tensor outside the graph",
+                got=f"the result of {self.node.name if self.node else ''}",
+                hint=instead,
+            )
+        if self._requires_grad and thread.state.enabled:
+            raise GraphError(
+                f"{what}: a leaf that requires a gradient cannot be changed while the tape records",
+                hint="with tg.no_grad(): ...",
+            )
+        if not self._array.flags.writeable:
+            raise GraphError(f"{what}: the memory is read-only", hint="tg.tensor(x) is a copy that can be written")
+
+    def _write(self, what: str, key: Any, value: Any, instead: str) -> None:
+        self._writable(what, instead)
+        if isinstance(value, Tensor):
+            if value._requires_grad and thread.state.enabled:
+                raise GraphError(f"{what}: the value has a history, which a write would lose", hint=instead)
+            value = value._array
+        try:
+            self._array[key] = value
+        except (ValueError, IndexError) as trouble:
+            raise ShapeError(f"{what}: the value does not fit", got=str(trouble)) from None
+        writes.note(self._array)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._write("x[...] = value", _plain(key), value, "tg.where(mask, value, x) or tg.concat make a new tensor")
+
+    def copy_(self, value: Any) -> Tensor:
+        """Write `value`, broadcast, into this tensor's memory; for tensors outside the graph."""
+        self._write("copy_", ..., value, "use the value itself")
+        return self
+
+    def _in_place(self, sign: str, function: Callable[..., Any], other: Any) -> Tensor:
+        self._writable(f"x {sign}= value", f"x = x {sign} value makes a new tensor")
+        if isinstance(other, Tensor) and other._requires_grad and thread.state.enabled:
+            raise GraphError(
+                f"x {sign}= value: the value has a history, which a write would lose", hint="x = x + value"
+            )
+        made = function(self.detach(), other)
+        if made.shape != self.shape:
+            raise ShapeError(f"x {sign}= value: the value does not fit", expected=self.shape, got=made.shape)
+        self._array[...] = made._array
+        writes.note(self._array)
+        return self
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._in_place("+", elementwise.add, other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._in_place("-", elementwise.subtract, other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._in_place("*", elementwise.multiply, other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._in_place("/", elementwise.divide, other)
+
+    # --- Operators ---
+
+    __add__, __radd__ = elementwise.add, _swapped(elementwise.add)
+    __sub__, __rsub__ = elementwise.subtract, _swapped(elementwise.subtract)
+    __mul__, __rmul__ = elementwise.multiply, _swapped(elementwise.multiply)
+    __truediv__, __rtruediv__ = elementwise.divide, _swapped(elementwise.divide)
+    __matmul__, __rmatmul__ = contract.matmul, _swapped(contract.matmul)
+    __rpow__ = _swapped(elementwise.power)
+    __neg__, __abs__, __invert__ = elementwise.negative, elementwise.abs, elementwise.logical_not
+    __gt__, __ge__ = elementwise.greater, elementwise.greater_equal
+    __lt__, __le__ = elementwise.less, elementwise.less_equal
+    __eq__, __ne__ = elementwise.equal, elementwise.not_equal
+    __and__, __or__ = elementwise.logical_and, elementwise.logical_or
+
+    def __pow__(self, exponent: Any) -> Tensor:
+        if type(exponent) is int and exponent == 2:
+            squared: Tensor = elementwise.square(self)
+            return squared
+        powered: Tensor = elementwise.power(self, exponent)
+        return powered
+
+    def __getitem__(self, key: Any) -> Tensor:
+        picked: Tensor = index.getitem(self, _plain(key))
+        return picked
+
+    # --- Functions as methods ---
+
+    exp, log, sqrt, square, sign = (
+        elementwise.exp, elementwise.log, elementwise.sqrt, elementwise.square, elementwise.sign,
+    )  # fmt: skip
+    tanh, sigmoid, relu, sin, cos, erf = (
+        elementwise.tanh, elementwise.sigmoid, elementwise.relu, elementwise.sin, elementwise.cos, elementwise.erf,
+    )  # fmt: skip
+    add, subtract, multiply, divide = elementwise.add, elementwise.subtract, elementwise.multiply, elementwise.divide
+    maximum, minimum, clip, abs = elementwise.maximum, elementwise.minimum, elementwise.clip, elementwise.abs
+    mean, max, min, argmax = reduce.mean, reduce.max, reduce.min, reduce.argmax
+    sum, logsumexp, softmax, log_softmax = reduce.sum, reduce.logsumexp, reduce.softmax, reduce.log_softmax
+    matmul, take = contract.matmul, index.take
+    squeeze, expand_dims, broadcast_to = shapes.squeeze, shapes.expand_dims, shapes.broadcast_to
+    permute_dims, split = shapes.permute_dims, shapes.split
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in another shape: `x.reshape(2, -1)` or `x.reshape((2, -1))`."""
+        made: Tensor = shapes.reshape(self, shape[0] if len(shape) == 1 else shape)
+        return made
+
+    def astype(self, dtype: Any) -> Tensor:
+        """This tensor in another dtype; itself where it has it already."""
+        wanted = _checked_dtype(np.dtype(dtype))
+        if wanted == self._array.dtype:
+            return self
+        made: Tensor = shapes.astype(self, wanted)
+        return made
+
+    @property
+    def T(self) -> Tensor:
+        """The axes in reverse order."""
+        turned: Tensor = shapes.permute_dims(self)
+        return turned
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes swapped.
+
+        Raises:
+            ShapeError: with fewer than two axes.
+        """
+        if self.ndim < 2:
+            raise ShapeError("mT: a matrix has two axes", expected="(..., M, N)", got=self.shape)
+        turned: Tensor = shapes.permute_dims(self, (*range(self.ndim - 2), self.ndim - 1, self.ndim - 2))
+        return turned
+
+
+def _plain(key: Any) -> Any:
+    """An index without tensors: copies, so that a later write to one does not move what the tape remembers."""
+    if isinstance(key, tuple):
+        return tuple([_plain(part) for part in key])
+    if isinstance(key, Tensor):
+        return key._array.copy()
+    if isinstance(key, list):
+        return np.array(key) if key else np.array(key, dtype=np.int64)
+    return key.copy() if isinstance(key, np.ndarray) else key
+
+
+def _checked_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind in "biu":
+        return dtype
+    if dtype == FLOAT32:
+        return FLOAT32
+    if dtype == FLOAT64:
+        return FLOAT64
+    raise DtypeError(
+        "tensor: this dtype is not supported", expected=_ALLOWED, got=dtype, hint='.astype("float32") first'
+    )
+
+
+# --- Making tensors ---
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`.
+
+    Args:
+        data: numbers, nested lists, a NumPy array or a tensor.
+        dtype: its dtype. Where None, an array keeps its own; Python floats become the default dtype (float32),
+            ints int64, booleans bool.
+        requires_grad: whether `backward` shall bring a gradient here.
+
+    Raises:
+        DtypeError: for data that are not numbers, or a dtype that is not supported.
+        ShapeError: for nested lists of unequal lengths.
+    """
+    made = Tensor(_array_of(data, dtype))
+    if requires_grad:
+        made.requires_grad = True
+    return made
+
+
+def _array_of(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """A fresh array of `data`."""
+    source = data._array if isinstance(data, Tensor) else data
+    if isinstance(source, (list, tuple)):
+        source = _unwrapped(source)
+    try:
+        array = np.array(source, dtype=dtype)
+    except ValueError as trouble:
+        if "inhomogeneous" in str(trouble):
+            raise ShapeError("tensor: the rows have unequal lengths", got=str(trouble).split(". ")[-1]) from None
+        raise DtypeError("tensor: the data are no numbers", expected=_ALLOWED, got=str(trouble)) from None
+    except TypeError as trouble:
+        raise DtypeError("tensor: the data are no numbers", expected=_ALLOWED, got=str(trouble)) from None
+    if dtype is None and not isinstance(source, (np.ndarray, np.generic)):
+        if array.dtype.kind == "f" and not _holds_numpy(source):
+            array = array.astype(settings.default_dtype)
+        if array.size == 0 and array.dtype.kind == "f":
+            array = array.astype(settings.default_dtype)
+    wanted = _checked_dtype(array.dtype)
+    return array if array.dtype is wanted else array.astype(wanted)
+
+
+def _holds_numpy(source: Any) -> bool:
+    while isinstance(source, (list, tuple)) and source:
+        source = source[0]
+    return isinstance(source, (np.ndarray, np.generic))
+
+
+def _unwrapped(data: Any) -> Any:
+    if isinstance(data, Tensor):
+        return data._array
+    return [_unwrapped(part) for part in data] if isinstance(data, (list, tuple)) else data
+
+
+def as_tensor(data: Any) -> Tensor:
+    """`data` itself where it is a tensor, else a tensor with a copy."""
+    return data if isinstance(data, Tensor) else tensor(data)
+
+
+def from_numpy(a: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor that shares memory with the array `a`; writing to `a` afterwards is the caller's risk."""
+    if not isinstance(a, np.ndarray):
+        raise DtypeError("from_numpy: not an array", expected="a numpy.ndarray", got=type(a).__name__)
+    dtype = _checked_dtype(a.dtype)
+    return Tensor(a if a.dtype is dtype else a.view(dtype) if a.dtype.isnative else a.astype(dtype))
+
+
+def _sizes(shape: tuple[Any, ...]) -> Any:
+    return shape[0] if len(shape) == 1 else shape
+
+
+def _made(array: np.ndarray[Any, Any], dtype: Any, requires_grad: bool) -> Tensor:
+    return tensor(
+        array, _checked_dtype(np.dtype(dtype)) if dtype is not None else settings.default_dtype, requires_grad
+    )
+
+
+def zeros(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros: `zeros(2, 3)` or `zeros((2, 3))`, of the default dtype where none is given."""
+    return _made(np.zeros(_sizes(shape)), dtype, requires_grad)
+
+
+def ones(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones: `ones(2, 3)` or `ones((2, 3))`, of the default dtype where none is given."""
+    return _made(np.ones(_sizes(shape)), dtype, requires_grad)
+
+
+def full(shape: Any, value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of one value; its dtype is the value's where none is given."""
+    return tensor(np.full(shape, tensor(value)._array), dtype, requires_grad)
+
+
+def arange(*bounds: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """`arange(stop)`, `arange(start, stop)`, `arange(start, stop, step)`: int64 for ints, else the default dtype."""
+    array = np.arange(*bounds)
+    if dtype is None and array.dtype.kind == "f":
+        dtype = settings.default_dtype
+    return tensor(array, dtype, requires_grad)
+
+
+def linspace(start: float, stop: float, num: int = 50, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """`num` evenly spaced numbers from start to stop, both included."""
+    return _made(np.linspace(start, stop, num), dtype, requires_grad)
+
+
+def eye(n: int, m: int | None = None, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones on the diagonal of an (n, m) matrix of zeros; m is n where None."""
+    return _made(np.eye(n, m), dtype, requires_grad)
+
+
+def zeros_like(x: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of the shape, and where none is given the dtype, of x."""
+    return tensor(np.zeros_like(as_tensor(x)._array), dtype, requires_grad)
+
+
+def ones_like(x: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of the shape, and where none is given the dtype, of x."""
+    return tensor(np.ones_like(as_tensor(x)._array), dtype, requires_grad)
+
+
+def randn(
+    *shape: Any, dtype: Any = None, requires_grad: bool = False, rng: np.random.Generator | None = None
+) -> Tensor:
+    """Numbers from the standard normal distribution."""
+    return _made(np.asarray(generator(rng).standard_normal(_sizes(shape))), dtype, requires_grad)
+
+
+def rand(*shape: Any, dtype: Any = None, requires_grad: bool = False, rng: np.random.Generator | None = None) -> Tensor:
+    """Numbers uniform in [0, 1)."""
+    return _made(np.asarray(generator(rng).random(_sizes(shape))), dtype, requires_grad)

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out; no tensor is known here."""

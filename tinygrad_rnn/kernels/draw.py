@@ -1,0 +1,26 @@
+"""Random numbers as a function of (key, counter): the same wherever and whenever they are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def uniform(key: int, count: int, start: int = 0) -> Any:
+    """`count` float64 numbers in [0, 1), those of counters start, start + 1, ...
+
+    The finaliser of SplitMix64 over key + counter * golden ratio (Steele, Lea and Flood 2014), twice, so that near
+    keys share nothing.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        offset = _mixed(np.array([key & 0xFFFFFFFFFFFFFFFF], np.uint64))
+        z = _mixed(np.arange(start, start + count, dtype=np.uint64) * golden + offset)
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(z: Any) -> Any:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,232 @@
+"""The one door to Numba: options, disk cache, fallback, and the switch to the plain NumPy twins.
+
+A kernel is a text. Its file in the cache folder is named by the hash of all that it is made from, so an edited kernel
+is another file, and Numba's own cache beside it never goes stale (it does not notice edits in imported files).
+Nothing is compiled, and Numba is not imported, before a kernel is first called; with TINYGRAD_RNN_JIT=0 that never
+happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import inspect
+import os
+import platform
+import sys
+import tempfile
+import threading
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import settings
+
+# Not `reassoc`: it folds the rounding trick of scalar.py. Not `nnan`, `ninf`: NaN must stay NaN.
+_HEADER = """\
+from __future__ import annotations
+
+import math
+import numba
+import numpy as np
+from tinygrad_rnn.kernels.intrinsics import exponent, is_single, like, pick, power_of_two
+
+OPTIONS = dict(fastmath={"contract", "nsz"}, error_model="numpy")
+scalar = numba.njit(**OPTIONS)
+"""
+
+_lock = threading.RLock()
+_announced = False
+_warned = False
+
+
+class Kernel:
+    """A compiled function that compiles itself when first called; `call` is what to call.
+
+    Args:
+        name: an identifier, the function's name in its text.
+        text: source of a module that defines it, with `{cache}` where Numba's `cache=` belongs.
+        twin: the same on plain NumPy, called instead where the jit is off.
+        result: takes the function out of the module.
+    """
+
+    __slots__ = ("call", "name", "result", "text", "twin")
+
+    def __init__(self, name: str, text: str, twin: Callable[..., Any], result: Callable[[Any], Any]) -> None:
+        self.name, self.text, self.twin, self.result = name, text, twin, result
+        self.call: Callable[..., Any] = self._first if settings.jit_enabled else twin
+
+    def _first(self, *arguments: Any) -> Any:
+        with _lock:
+            if self.call == self._first:
+                self.call = self.result(getattr(load(self.name, _HEADER + self.text), self.name))
+        return self.call(*arguments)
+
+
+def plain(name: str, function: Callable[..., Any]) -> Kernel:
+    """A kernel with nothing to compile."""
+    kernel = Kernel(name, "", function, lambda compiled: compiled)
+    kernel.call = function
+    return kernel
+
+
+def ufunc(name: str, source: str, signature: str, twin: Callable[..., Any]) -> Kernel:
+    """A kernel over broadcast arrays, for float32 and float64: a true NumPy ufunc.
+
+    Both dtypes are compiled together: with only float64 there, NumPy would widen a float32 silently.
+
+    Args:
+        name: the function's name in `source`.
+        source: its text, `def name(...)` and what it calls; scalars in, a scalar out.
+        signature: Numba's, with `F` for the floating type: `F(F,F)`.
+        twin: the same on plain NumPy.
+    """
+    signatures = [signature.replace("F", letter) for letter in ("f4", "f8")]
+    head, own = source.rsplit("\ndef ", 1) if "\ndef " in source else ("", source.removeprefix("def "))
+    text = f"{head}\n@numba.vectorize({signatures}, cache={{cache}}, fastmath=OPTIONS['fastmath'])\ndef {own}"
+    return Kernel(name, text, twin, lambda compiled: compiled.ufunc)
+
+
+def loop(*signatures: str, twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile the decorated function when it is first called.
+
+    Arrays are made writable and C-contiguous at the door (outputs must be so already), or each layout would compile
+    anew.
+
+    Args:
+        signatures: Numba's, with `F` for the floating type, which then stands for float32 and float64.
+        twin: the same on plain NumPy.
+    """
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        lines = inspect.getsource(function).splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("def "))
+        wanted = [s.replace("F", letter) for s in signatures for letter in (("f4", "f8") if "F" in s else ("",))]
+        text = f"\n@numba.njit({wanted}, cache={{cache}}, nogil=True, **OPTIONS)\n" + "\n".join(lines[start:]) + "\n"
+        kernel = Kernel(function.__name__, text, twin, lambda compiled: compiled)
+
+        @functools.wraps(function)
+        def door(*arguments: Any) -> Any:
+            return kernel.call(*[_prepared(a) if type(a) is np.ndarray else a for a in arguments])
+
+        return door
+
+    return declare
+
+
+def _prepared(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`array` itself where it is writable and C-contiguous, else a copy that is."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
+
+
+def load(name: str, text: str) -> Any:
+    """Compile the module `text` or take it from the cache, and return it.
+
+    Trouble with the cache costs one warning at most.
+    """
+    digest = hashlib.sha256(repr((text, _fingerprint())).encode()).hexdigest()[:20]
+    module_name = f"tinygrad_rnn_kernels.{name}_{digest}"
+    text = f'"""Compiled by tinygrad_rnn; named by the hash of its content, so never edited."""\n\n{text}'
+    with _lock:
+        if module_name in sys.modules:
+            return sys.modules[module_name]
+        path = _written(f"{name}_{digest}.py", text.replace("{cache}", "True"))
+        if path is None:
+            return _executed(module_name, text.replace("{cache}", "False"))
+        cached = list(path.parent.glob(f"__pycache__/{path.stem}*"))
+        if not cached:
+            _announce(path.parent)
+            return _imported(module_name, path)
+        try:
+            return _imported(module_name, path)
+        except Exception as trouble:
+            _warn(f"a damaged file among the compiled kernels was thrown away ({type(trouble).__name__})")
+            for stale in cached:
+                with contextlib.suppress(OSError):
+                    stale.unlink()
+        return _imported(module_name, path)
+
+
+@functools.cache
+def _fingerprint() -> tuple[str, ...]:
+    """All that a kernel is made from besides its own text."""
+    import numba
+
+    source = Path(__file__).with_name("intrinsics.py").read_text(encoding="utf-8")
+    return (source, numba.__version__, np.__version__, platform.python_version(), platform.machine())
+
+
+def _written(file_name: str, text: str) -> Path | None:
+    """The path of the cache file holding `text`, written if need be; None where the cache cannot be written."""
+    folder = settings.cache_folder()
+    path = folder / file_name
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") == text and _writable(folder):
+            return path
+        (folder / "__pycache__").mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            # Linking never replaces a file that another process made meanwhile: Numba stamps its cache by the file's
+            # time.
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                path.unlink()
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        return path
+    except OSError as trouble:
+        _warn(f"the folder of compiled kernels cannot be written, so they are compiled each time ({trouble})")
+        return None
+
+
+def _writable(folder: Path) -> bool:
+    """True where Numba may write beside the kernel's file, or has nothing more to write."""
+    return os.access(folder / "__pycache__", os.W_OK)
+
+
+def _imported(module_name: str, path: Path) -> Any:
+    specification = importlib.util.spec_from_file_location(module_name, path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module_name] = module  # before it runs, or the next process finds no module '<dynamic>' in the cache
+    try:
+        specification.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def _executed(module_name: str, text: str) -> Any:
+    """The module without any file: compiled for this process only."""
+    _announce(None)
+    module = types.ModuleType(module_name)
+    sys.modules[module_name] = module
+    exec(compile(text, f"<{module_name}>", "exec"), module.__dict__)
+    return module
+
+
+def _announce(folder: Path | None) -> None:
+    """Say once that compiling takes a moment."""
+    global _announced
+    if not _announced and sys.stderr is not None:
+        _announced = True
+        where = f"kept in {folder}" if folder is not None else "for this run only"
+        print(f"tinygrad_rnn: compiling kernels for the first time, some seconds ({where})", file=sys.stderr)
+
+
+def _warn(message: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(f"tinygrad_rnn: {message}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,89 @@
+"""Initialisers. Each writes into the tensor given, and returns it; `rng` is a numpy.random.Generator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..autograd.tensor import Tensor
+from ..errors import ShapeError
+from ..ops.random import generator
+
+Rng = np.random.Generator | None
+
+
+def _filled(tensor: Tensor, values: Any) -> Tensor:
+    tensor.detach().copy_(values)
+    return tensor
+
+
+def constant_(tensor: Tensor, value: float) -> Tensor:
+    """Every element `value`."""
+    return _filled(tensor, value)
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Every element 0."""
+    return _filled(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Every element 1."""
+    return _filled(tensor, 1.0)
+
+
+def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0, rng: Rng = None) -> Tensor:
+    """Uniform in [low, high)."""
+    return _filled(tensor, generator(rng).uniform(low, high, tensor.shape))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, rng: Rng = None) -> Tensor:
+    """Normal with the mean and standard deviation given."""
+    return _filled(tensor, generator(rng).normal(mean, std, tensor.shape))
+
+
+def _fans(tensor: Tensor) -> tuple[int, int]:
+    if tensor.ndim != 2:
+        raise ShapeError("init: this needs a weight matrix", expected="(outputs, inputs)", got=tensor.shape)
+    return tensor.shape[1], tensor.shape[0]
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor:
+    """Uniform in +-gain sqrt(6 / (inputs + outputs)), weight (outputs, inputs) (Glorot and Bengio 2010, eq. 16)."""
+    bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
+    return uniform_(tensor, -bound, bound, rng)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor:
+    """Normal, deviation gain sqrt(2 / (inputs + outputs)), weight (outputs, inputs) (Glorot and Bengio 2010)."""
+    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), rng)
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor:
+    """Rows, or columns if there are fewer, orthonormal times `gain` (Saxe et al. 2014).
+
+    A stacked recurrent weight (k H, H) is k square blocks, one a gate, and each is made orthogonal.
+    """
+    columns, rows = _fans(tensor)
+    if columns and rows > columns and rows % columns == 0:
+        blocks = [_orthogonal(columns, columns, rng) for _ in range(rows // columns)]
+        return _filled(tensor, gain * np.concatenate(blocks))
+    return _filled(tensor, gain * _orthogonal(rows, columns, rng))
+
+
+def _orthogonal(rows: int, columns: int, rng: Rng) -> np.ndarray[Any, Any]:
+    q, r = np.linalg.qr(generator(rng).standard_normal((max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diagonal(r))  # without this the distribution is not uniform (Mezzadri 2007)
+    return q if rows >= columns else q.T
+
+
+def forget_bias_(cell: Any, value: float = 1.0) -> None:
+    """Set the forget gate's bias of an LSTM cell, so that memory is kept at first (Jozefowicz et al. 2015).
+
+    `cell.bias_ih` holds the gates i, f, g, o one after another; `bias_hh` of the forget gate becomes 0.
+    """
+    size = cell.hidden_size
+    for bias, wanted in ((cell.bias_ih, value), (cell.bias_hh, 0.0)):
+        bias.detach()[size : 2 * size] = wanted

@@ -1,0 +1,122 @@
+"""Contractions: sums of products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ShapeError
+from ..kernels import blas
+from .op import Array, Refusal, call, contraction
+from .reduce import sum
+from .shape import expand_dims, reshape, squeeze
+
+
+@contraction(
+    symbol="@",
+    promotes=True,
+    samples=lambda r: [
+        call(r(3, 4), r(4, 2)),
+        call(r(5, 3, 4), r(4, 2)),
+        call(r(3, 4), r(5, 4, 2)),
+        call(r(5, 1, 3, 4), r(2, 4, 2)),
+        call(r(4), r(4)),
+        call(r(4), r(2, 4, 3)),
+        call(r(2, 3, 4), r(4)),
+        call(r(0, 4), r(4, 2)),
+        call(r(3, 0), r(0, 2)),
+    ],
+    refusals=lambda r: [
+        Refusal(call(r(32, 64), r(128, 64)), ShapeError, "use b.T"),
+        Refusal(call(r(3, 4), r(5, 6)), ShapeError, "inner sizes differ"),
+        Refusal(call(r(), r(3)), ShapeError, "at least one axis"),
+        Refusal(call(r(2, 3, 4), r(5, 4, 2)), ShapeError, "leading sizes"),
+    ],
+)
+def matmul(a: Array, b: Array) -> Any:
+    """Matrix product over the last two axes, the leading ones broadcast; a 1-D operand is a row (a) or a column (b)."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise ShapeError(
+            "matmul: a number is no matrix", expected="at least one axis each", got=f"{a.shape} @ {b.shape}"
+        )
+    inner = b.shape[0] if b.ndim == 1 else b.shape[-2]
+    if a.shape[-1] != inner:
+        hint = "b looks transposed; use b.T" if b.ndim == 2 and b.shape[1] == a.shape[-1] else None
+        raise ShapeError(
+            "matmul: inner sizes differ",
+            expected="a (..., M, K) @ b (..., K, N)",
+            got=f"{a.shape} @ {b.shape}",
+            hint=hint,
+        )
+    try:
+        return blas.matmul(a, b)
+    except ValueError:
+        raise ShapeError("matmul: the leading sizes do not broadcast", got=f"{a.shape} @ {b.shape}") from None
+
+
+def _as_matrix(g: Any, a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> Any:
+    """The gradient with the axes that 1-D operands lack."""
+    if len(b_shape) == 1:
+        g = expand_dims(g, -1)
+    return expand_dims(g, -2) if len(a_shape) == 1 else g
+
+
+@matmul.vjp("a")
+def _(g, b, a_shape):
+    g = _as_matrix(g, a_shape, b.shape)
+    return matmul(g, expand_dims(b, 0) if len(b.shape) == 1 else b.mT)
+
+
+@matmul.vjp("b")
+def _(g, a, b_shape):
+    g = _as_matrix(g, a.shape, b_shape)
+    found = matmul(expand_dims(a, -1) if len(a.shape) == 1 else a.mT, g)
+    return squeeze(found, -1) if len(b_shape) == 1 else found
+
+
+@contraction(
+    promotes=True,
+    samples=lambda r: [
+        call(r(3, 4), r(2, 4), r(2)),
+        call(r(3, 4), r(2, 4)),
+        call(r(5, 3, 4), r(2, 4), r(2)),
+        call(r(4), r(2, 4), r(2)),
+        call(r(0, 4), r(2, 4), r(2)),
+    ],
+    refusals=lambda r: [
+        Refusal(call(r(3, 4), r(4, 2)), ShapeError, "transposed"),
+        Refusal(call(r(3, 4), r(2, 5)), ShapeError, "features"),
+        Refusal(call(r(3, 4), r(2, 4), r(3)), ShapeError, "bias"),
+    ],
+)
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Any:
+    """x @ weight.T + bias, for x (..., I), weight (O, I) and bias (O,)."""
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        turned = weight.ndim == 2 and x.ndim and x.shape[-1] == weight.shape[0]
+        raise ShapeError(
+            "linear: the number of features differs",
+            expected="x (..., I) with weight (O, I)",
+            got=f"x {x.shape} with weight {weight.shape}",
+            hint="weight looks transposed; use weight.T" if turned else None,
+        )
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise ShapeError("linear: the bias does not fit", expected=f"({weight.shape[0]},)", got=bias.shape)
+    return blas.affine(x, weight, bias)
+
+
+def _rows(x: Any) -> Any:
+    return x if len(x.shape) == 2 else reshape(x, (-1, x.shape[-1])) if x.size else reshape(x, (0, x.shape[-1]))
+
+
+@linear.vjp("x")
+def _(g, weight):
+    return matmul(g, weight)
+
+
+@linear.vjp("weight")
+def _(g, x):
+    return matmul(_rows(g).T, _rows(x))
+
+
+@linear.vjp("bias")
+def _(g):
+    return sum(_rows(g), 0)

@@ -1,0 +1,359 @@
+"""What an op is: a rule on arrays, and one vector-Jacobian product for each input. And the registry of all ops.
+
+A declaration is a decorated function and its vjps:
+
+    @elementwise(symbol="tanh", domain=(-3, 3))
+    def tanh(x):
+        return scalar.tanh(x)
+
+    @tanh.vjp("x")
+    def _(g, y):
+        return g * (1 - y * y)
+
+The parameters without a default (or annotated `Array`) are the inputs; the others are settings. A vjp names what it
+wants, and that is the retention contract, because only what the vjps of the inputs in need of a gradient name is kept
+on the tape:
+
+    g               the incoming gradient, of the output's shape
+    y               the output
+    x               an input, by its name
+    x_shape         an input's shape, likewise x_dtype; nothing is kept for it
+    axis            a setting, by its name
+
+Five kinds: `elementwise` (a rule on scalars, in arithmetic, `kernels.scalar` and other elementwise ops), `reduction`,
+`shape`, `contraction` and `opaque` (a rule on whole arrays). A vjp may return a gradient that still has to be summed
+to the input's shape; whoever runs it does that. It calls arithmetic and declared functions only, so that it can
+itself be differentiated.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DeclarationError, GraphError, ShapeError, TinygradError
+from ..program import emit
+from ..program.expression import Expression
+
+Array = Any
+
+#: Every op by name, in the order of declaration.
+REGISTRY: dict[str, Op] = {}
+
+_binders: list[Callable[[Op], None]] = []
+
+
+class Sample(NamedTuple):
+    """One call of an op, for its tests: operands and settings."""
+
+    operands: tuple[Any, ...]
+    settings: dict[str, Any]
+
+
+class Refusal(NamedTuple):
+    """One call that an op must refuse: with which error, saying what."""
+
+    sample: Sample
+    error: type[TinygradError]
+    says: str
+
+
+def call(*operands: Any, **settings: Any) -> Sample:
+    """A sample, written as the call is."""
+    return Sample(operands, settings)
+
+
+#: Places of inputs, and for each the function of (gradient array, kept arrays) that gives its gradient.
+Pulls = list[tuple[int, Callable[[Any, tuple[Any, ...]], Any]]]
+
+
+class Vjp(NamedTuple):
+    """A vector-Jacobian product: the function, and the names of what it takes."""
+
+    function: Callable[..., Any]
+    names: tuple[str, ...]
+
+
+class Op:
+    """One operation. `call` runs it on tensors; whoever records tensors puts it there (`bind`)."""
+
+    kind = "opaque"
+
+    def __init__(self, rule: Callable[..., Any], *, symbol: str | None = None, name: str | None = None) -> None:
+        self.rule = rule
+        self.name = name or rule.__name__
+        self.symbol = symbol or self.name
+        self.vjps: dict[str, Vjp] = {}
+        self.samples: Callable[[Any], Iterable[Sample]] | None = None
+        self.refusals: Callable[[Any], Iterable[Refusal]] | None = None
+        self.promotes = False
+        self.call: Callable[..., Any] = _unbound
+
+        parameters = inspect.signature(rule).parameters.values()
+        self.variadic = any("Sequence" in str(p.annotation) for p in parameters)
+        is_input = [p.default is p.empty or "Array" in str(p.annotation) for p in parameters]
+        self.inputs = tuple(p.name for p, chosen in zip(parameters, is_input) if chosen)
+        self.settings = tuple(p.name for p, chosen in zip(parameters, is_input) if not chosen)
+        self.defaults = tuple(None if p.default is p.empty else p.default for p, c in zip(parameters, is_input) if c)
+
+    def add_vjp(self, of: str, function: Callable[..., Any]) -> None:
+        """Declare the vector-Jacobian product for the input `of`.
+
+        Raises:
+            DeclarationError: where `of` is no input, or the function takes a name that the op has not.
+        """
+        if of not in self.inputs:
+            raise DeclarationError(f"{self.name}: no such input", expected=f"one of {self.inputs}", got=repr(of))
+        names = tuple(inspect.signature(function).parameters)
+        known = {"g", "y", *self.inputs, *self.settings}
+        known |= {f"{name}_{what}" for name in self.inputs for what in ("shape", "dtype")}
+        for name in names:
+            if name not in known:
+                raise DeclarationError(
+                    f"{self.name}: the vjp for {of} takes {name!r}, which the op does not have",
+                    expected=f"names among {sorted(known)}",
+                )
+        self.vjps[of] = Vjp(function, names)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - ops live as long as the program
+    def kept(self, wanted: tuple[bool, ...]) -> tuple[str, ...]:
+        """What the tape keeps for a call in which the inputs marked in `wanted` need a gradient: names, in order."""
+        names: dict[str, None] = {}
+        for i, wants in enumerate(wanted):
+            if wants:
+                of = self.inputs[0 if self.variadic else i]
+                if of not in self.vjps:
+                    raise GraphError(
+                        f"{self.name}: no derivative is declared with respect to {of}",
+                        hint="pass it without one: .detach()",
+                    )
+                for name in self.vjps[of].names:
+                    if name != "g" and name not in self.settings:
+                        names[name] = None
+        return tuple(names)
+
+    def forward(self, arrays: Sequence[Any], settings: Mapping[str, Any]) -> Any:
+        """The output array, for arrays and settings that `prepare` returned."""
+        return self.rule(arrays, **settings) if self.variadic else self.rule(*arrays, **settings)
+
+    def prepare(self, arrays: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings in their canonical form; raises where they do not fit the arrays."""
+        return settings
+
+    def restored(self, tensor: Any, settings: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+        """An output-shaped tensor as the vjps want to see it."""
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} op {self.name}>"
+
+
+class Elementwise(Op):
+    """y[i] = rule(x[i], ...) over broadcast inputs. The rule and its vjps are expressions, compiled when first used."""
+
+    kind = "elementwise"
+
+    def __init__(
+        self,
+        rule: Callable[..., Any],
+        *,
+        symbol: str | None = None,
+        domain: tuple[float, float] = (-2.0, 2.0),
+        integers: bool = False,
+        truth: tuple[str, ...] = (),
+        name: str | None = None,
+    ) -> None:
+        super().__init__(rule, symbol=symbol, name=name)
+        self.domain, self.integers, self.promotes = domain, integers, True
+        self.truth = frozenset(self.inputs.index(name) for name in truth)
+        self.expression = Expression.of(rule(*map(Expression.symbol, self.inputs)))
+        self.boolean = self.expression.primitive is not None and self.expression.primitive.boolean
+        self.unit = emit.function(f"k_{self.name}", self.inputs, self.expression)
+        self._pulls: dict[tuple[bool, ...], Pulls] = {}
+
+    def forward(self, arrays: Sequence[Any], settings: Mapping[str, Any]) -> Any:
+        if self.integers and not any(a.dtype.kind == "f" for a in arrays):
+            return self.expression.evaluate(dict(zip(self.inputs, arrays)))
+        return self.unit.call(*arrays)
+
+    def pulls(self, wanted: tuple[bool, ...]) -> Pulls:
+        """For each input that needs a gradient.
+
+        Its place, and its vjp as a function of (gradient array, kept arrays).
+        """
+        found = self._pulls.get(wanted)
+        if found is None:
+            kept = self.kept(wanted)
+            made = [(i, self._pull(of, kept)) for i, of in enumerate(self.inputs) if wanted[i]]
+            found = self._pulls.setdefault(wanted, made)
+        return found
+
+    def _pull(self, of: str, kept: tuple[str, ...]) -> Callable[[Any, tuple[Any, ...]], Any]:
+        vjp = self.vjps[of]
+        expression = Expression.of(vjp.function(*map(Expression.symbol, vjp.names)))
+        if expression.name == "g":
+            return lambda g, saved: g
+        unit = emit.function(f"k_{self.name}_vjp_{of}", vjp.names, expression)
+        if vjp.names[:1] == ("g",):
+            places = [kept.index(name) for name in vjp.names[1:]]
+            if not places:
+                return lambda g, saved: unit.call(g)
+            if len(places) == 1:
+                (first,) = places
+                return lambda g, saved: unit.call(g, saved[first])
+            if len(places) == 2:
+                first, second = places
+                return lambda g, saved: unit.call(g, saved[first], saved[second])
+        return lambda g, saved: unit.call(*[g if name == "g" else saved[kept.index(name)] for name in vjp.names])
+
+
+class Reduction(Op):
+    """A rule that works along axes. Where it has `keepdims`, its vjps see g and y with the reduced axes of size 1."""
+
+    kind = "reduction"
+
+    def prepare(self, arrays: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
+        axis, ndim = settings["axis"], arrays[0].ndim
+        return {**settings, "axis": normalized_axes(self.name, axis, ndim, several="keepdims" in settings)}
+
+    def restored(self, tensor: Any, settings: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+        if settings.get("keepdims", True):
+            return tensor
+        return tensor.reshape(tuple(1 if i in settings["axis"] else n for i, n in enumerate(shape)))
+
+
+class Shape(Op):
+    """A rule that moves elements and computes nothing."""
+
+    kind = "shape"
+
+
+class Contraction(Op):
+    """A sum of products."""
+
+    kind = "contraction"
+
+
+def normalized_axes(name: str, axis: Any, ndim: int, *, several: bool = True) -> Any:
+    """`axis` without negative numbers: a sorted tuple (all axes for None), or one int where not `several`.
+
+    Raises:
+        ShapeError: for an axis out of range, or one named twice.
+    """
+    if axis is None and several:
+        return tuple(range(ndim))
+    found = []
+    for one in axis if isinstance(axis, (tuple, list)) and several else (axis,):
+        if not isinstance(one, (int, np.integer)) or not -max(ndim, 1) <= one < max(ndim, 1):
+            raise ShapeError(f"{name}: no such axis", expected=f"ints from {-ndim} to {ndim - 1}", got=repr(axis))
+        if ndim:
+            found.append(int(one) % ndim)
+    if len(set(found)) < len(found):
+        raise ShapeError(f"{name}: an axis is named twice", expected="each axis once", got=repr(axis))
+    return tuple(sorted(found)) if several else (found[0] if found else 0)
+
+
+def bind(binder: Callable[[Op], None]) -> None:
+    """Let `binder` give a `call` to every op there is, and to each that is declared later."""
+    _binders.append(binder)
+    for op in REGISTRY.values():
+        binder(op)
+
+
+def _unbound(*arguments: Any) -> Any:
+    raise DeclarationError("an op was called before tinygrad_rnn.autograd was imported")
+
+
+def declare(op: Op) -> Any:
+    """Register `op` and return it as a plain function.
+
+    The rule's signature and docstring, with `vjp` to go on declaring.
+    """
+    REGISTRY[op.name] = op
+    for binder in _binders:
+        binder(op)
+    signature = inspect.signature(op.rule)
+    bare = signature.replace(
+        parameters=[
+            p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None)
+            for p in signature.parameters.values()
+        ],
+        return_annotation=signature.empty,
+    )
+    operands = op.inputs[0] if op.variadic else f"({', '.join(op.inputs)},)"
+    settings = "{" + ", ".join(f"{name!r}: {name}" for name in op.settings) + "}"
+    arguments = ", ".join(op.inputs) if isinstance(op, Elementwise) else f"{operands}, {settings}"
+    scope: dict[str, Any] = {"op": op}
+    exec(f"def {op.name}{bare}:\n    return op.call({arguments})\n", scope)
+    function: Any = scope[op.name]
+    assert isinstance(function, types.FunctionType)
+    function.__defaults__, function.__kwdefaults__ = op.rule.__defaults__, op.rule.__kwdefaults__  # type: ignore[attr-defined]
+    function.__doc__, function.__module__ = op.rule.__doc__, op.rule.__module__
+    function.__annotations__ = op.rule.__annotations__
+    made: Any = function
+    made.op = op
+    made.vjp = functools.partial(_vjp, op)
+    made.samples = functools.partial(setattr, op, "samples")
+    made.refusals = functools.partial(setattr, op, "refusals")
+    return made
+
+
+def _vjp(op: Op, *inputs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def declare_vjp(function: Callable[..., Any]) -> Callable[..., Any]:
+        for of in inputs:
+            op.add_vjp(of, function)
+        return function
+
+    return declare_vjp
+
+
+def elementwise(
+    *,
+    symbol: str | None = None,
+    domain: tuple[float, float] = (-2.0, 2.0),
+    integers: bool = False,
+    truth: tuple[str, ...] = (),
+) -> Callable[[Callable[..., Any]], Any]:
+    """Declare a rule on scalars.
+
+    Args:
+        symbol: its label in pictures.
+        domain: where its tests draw inputs from.
+        integers: True where integers stay integers; otherwise they become the default dtype.
+        truth: the inputs that are truth values.
+    """
+    return lambda rule: declare(Elementwise(rule, symbol=symbol, domain=domain, integers=integers, truth=truth))
+
+
+def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
+    def decorator(
+        *,
+        symbol: str | None = None,
+        promotes: bool = False,
+        samples: Callable[[Any], Iterable[Sample]] | None = None,
+        refusals: Callable[[Any], Iterable[Refusal]] | None = None,
+    ) -> Callable[[Callable[..., Any]], Any]:
+        def declare_rule(rule: Callable[..., Any]) -> Any:
+            op = kind(rule, symbol=symbol)
+            op.promotes, op.samples, op.refusals = promotes, samples, refusals
+            return declare(op)
+
+        return declare_rule
+
+    decorator.__doc__ = f"""Declare an op of kind {kind.kind}: a rule on whole arrays.
+
+    Args:
+        symbol: its label in pictures.
+        promotes: True where inputs of several floating dtypes become one before the rule runs.
+        samples: calls for its tests, drawn with the random source given.
+        refusals: calls that it must refuse.
+    """
+    return decorator
+
+
+reduction, shape, contraction, opaque = map(_kind, (Reduction, Shape, Contraction, Op))
