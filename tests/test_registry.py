@@ -62,7 +62,7 @@ def test_vjps_agree_with_their_numpy_twins(op, i):
     arrays["y"] = op.expression.evaluate(arrays)
     arrays["g"] = Source(9)(*np.shape(arrays["y"]))
     every = tuple(True for _ in op.inputs)
-    saved = tuple(arrays[name] for name in op.kept(every)) if not op.truth else None
+    saved = tuple(arrays[name] for name in op.plan(every).kept) if not op.truth else None
     for place, of in enumerate(op.inputs):
         if of not in op.vjps:
             continue
@@ -70,11 +70,11 @@ def test_vjps_agree_with_their_numpy_twins(op, i):
         with np.errstate(all="ignore"):
             expected = Expression.of(vjp.function(*map(Expression.symbol, vjp.names))).evaluate(arrays)
         wanted = tuple(name == of for name in op.inputs)
-        kept = tuple(arrays[name] for name in op.kept(wanted))
+        kept = tuple(arrays[name] for name in op.plan(wanted).kept)
         ((where, pull),) = op.pulls(wanted)
         assert where == place
         np.testing.assert_allclose(pull(arrays["g"], kept), expected, rtol=1e-13, atol=1e-15)
-    assert saved is None or len(saved) == len(op.kept(every))
+    assert saved is None or len(saved) == len(op.plan(every).kept)
 
 
 @pytest.mark.parametrize(("op", "i"), CASES, ids=IDS)

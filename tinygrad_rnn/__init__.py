@@ -5,7 +5,7 @@
 One tape, three readers: backward, a compiler and the drawing tools all read the record of what ran.
 """
 
-from . import nn, optim
+from . import data, nn, optim
 from .autograd import record as _record
 from .autograd.backward import grad
 from .autograd.check import gradcheck, gradgradcheck
@@ -64,7 +64,7 @@ from .ops.elementwise import (
 )
 from .ops.index import embedding, take
 from .ops.loss import cross_entropy, mse_loss
-from .ops.random import dropout, manual_seed
+from .ops.random import categorical, dropout, manual_seed
 from .ops.reduce import argmax, log_softmax, logsumexp, max, mean, min, softmax, sum
 from .ops.shape import broadcast_to, concat, expand_dims, permute_dims, reshape, split, squeeze, stack
 from .settings import get_default_dtype, get_num_threads, set_default_dtype, set_num_threads

@@ -16,6 +16,7 @@ from .autograd.tensor import Tensor
 from .errors import ArgumentError, FileError
 
 _STRUCTURE = "tinygrad_rnn.structure"
+_KNOWN = {"BOOL", "F16", "F32", "F64", *(f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64))}
 
 
 def save(state: Any, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
@@ -28,16 +29,19 @@ def save(state: Any, path: str | os.PathLike[str], metadata: Mapping[str, str] |
         metadata: strings by name, kept in the file's header.
 
     Raises:
-        ArgumentError: for something that is neither.
+        ArgumentError: for something that is neither, or arrays that are not of numbers.
         FileError: where the file cannot be written; one that was there before is untouched.
     """
     from safetensors.numpy import save as to_bytes
 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     header = {str(key): str(value) for key, value in (metadata or {}).items()}
-    if isinstance(state, Mapping) and all(isinstance(v, (Tensor, np.ndarray)) for v in state.values()):
-        # safetensors scrambles an array that is not contiguous
-        arrays = {str(name): np.array(value, order="C") for name, value in state.items()}
+    if _STRUCTURE in header:
+        raise ArgumentError(f"save: the name {_STRUCTURE} is taken", hint="another name in metadata")
+    if isinstance(state, Mapping) and all(
+        isinstance(k, str) and k != "__metadata__" and isinstance(v, (Tensor, np.ndarray)) for k, v in state.items()
+    ):
+        arrays = {name: _contiguous(value, name) for name, value in state.items()}
     else:
         header[_STRUCTURE] = json.dumps(_opened(state, "", arrays))
     write_whole(path, to_bytes(arrays, header or None))
@@ -46,21 +50,32 @@ def save(state: Any, path: str | os.PathLike[str], metadata: Mapping[str, str] |
 def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, str]]:
     """Read what `save` wrote, or any safetensors file: (state, metadata), with tensors in the state.
 
+    float16 is widened to float32.
+
     Raises:
-        FileError: for a file that is missing, damaged or no safetensors file.
+        FileError: for a file that is missing, damaged or no safetensors file, or holds another dtype (bfloat16).
     """
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):
-        raise FileError(f"load: no such file: {os.fspath(path)}")
+        what = "a folder, not a file" if os.path.isdir(path) else "no such file"
+        raise FileError(f"load: {what}: {os.fspath(path)}")
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: Tensor(np.array(file.get_tensor(name))) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                if (dtype := file.get_slice(name).get_dtype()) not in _KNOWN:
+                    raise FileError(f"load: {name} in {os.fspath(path)} has a dtype unknown here", got=dtype)
+            tensors = {name: _widened(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except FileError:
+        raise
     except (SafetensorError, OSError) as trouble:
         raise FileError(f"load: not a whole safetensors file: {os.fspath(path)}", got=str(trouble)) from None
     structure = metadata.pop(_STRUCTURE, None)
-    return (_closed(json.loads(structure), tensors) if structure is not None else tensors), metadata
+    try:
+        return (_closed(json.loads(structure), tensors) if structure is not None else tensors), metadata
+    except (ValueError, KeyError, TypeError):
+        raise FileError(f"load: the header's {_STRUCTURE} is damaged: {os.fspath(path)}") from None
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -88,17 +103,32 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         if hasattr(os, "O_DIRECTORY"):  # the rename itself is safe once the folder is on the disk
             folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                os.fsync(folder)
+                with contextlib.suppress(OSError):  # not every file system can; the new file stands already
+                    os.fsync(folder)
             finally:
                 os.close(folder)
     except OSError as trouble:
         raise FileError(f"save: cannot write {target}: {trouble.strerror or trouble}") from None
 
 
+def _contiguous(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """A copy that safetensors does not scramble."""
+    array = np.array(value, order="C")
+    if array.dtype.kind not in "fiub" or array.itemsize > 8:
+        raise ArgumentError("save: this cannot be saved", expected="numbers", got=f"{array.dtype} at {name}")
+    return array
+
+
+def _widened(array: np.ndarray[Any, Any]) -> Tensor:
+    return Tensor(array.astype(np.float32) if array.dtype == np.float16 else np.array(array))
+
+
 def _opened(value: Any, name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
     """The nest as JSON, its tensors moved to `arrays` under the names of their places."""
     if isinstance(value, (Tensor, np.ndarray)):
-        arrays[name] = np.array(value, order="C")
+        while name in arrays or name == "__metadata__":  # {"a": {"b": ...}, "a/b": ...}
+            name += "'"
+        arrays[name] = _contiguous(value, name)
         return {"tensor": name}
     below = f"{name}/" if name else ""
     if isinstance(value, Mapping):
@@ -111,8 +141,8 @@ def _opened(value: Any, name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> A
         return {"tuple" if isinstance(value, tuple) else "list": parts}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic) and value.dtype.kind in "fiub":
+        return float(value) if value.dtype.kind == "f" else value.item()
     raise ArgumentError(
         "save: this cannot be saved",
         expected="tensors, arrays, numbers, strings, and dictionaries and lists of them",

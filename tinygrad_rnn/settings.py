@@ -32,7 +32,8 @@ def floating_dtype(dtype: Any) -> np.dtype[Any]:
     found = np.dtype(dtype)
     if found not in (FLOAT32, FLOAT64):
         raise DtypeError("dtype: not a floating dtype of this library", expected="float32 or float64", got=found)
-    return found
+    checked: np.dtype[Any] = found
+    return checked
 
 
 def set_default_dtype(dtype: Any) -> None:

@@ -13,28 +13,32 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, ShapeError
-from ..ops.index import Patch, patched
-from ..ops.op import Elementwise
+from ..ops.op import Elementwise, Piece
 from ..ops.reduce import sum
 from ..ops.shape import reshape
 from .tape import Node, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
 
-class Patches:
-    """A gradient that arrives in pieces: patches, and what came whole. They meet when the node's turn comes."""
+class Pieces:
+    """A gradient that arrives in pieces, and the part that came whole. They meet when the node's turn comes."""
 
-    __slots__ = ("patches", "whole")
+    __slots__ = ("pieces", "whole")
 
-    def __init__(self) -> None:
-        self.patches: list[Patch] = []
-        self.whole: Any = None
+    def __init__(self, whole: Any = None) -> None:
+        self.pieces: list[Piece] = []
+        self.whole: Any = whole
 
-    def gathered(self, node: Node) -> Any:
+    def made(self, node: Node) -> Any:
         """All of it as one tensor."""
-        keys = tuple([patch.key for patch in self.patches])
-        made = patched([patch.g for patch in self.patches], keys, node.shape)
-        return made if self.whole is None else made + self.whole
+        kinds: dict[type[Piece], None] = dict.fromkeys(map(type, self.pieces))
+        total = self.whole
+        for kind in kinds:
+            made = as_tensor(kind.made([piece for piece in self.pieces if type(piece) is kind], node.shape))
+            if made.shape != node.shape:
+                made = _summed_to(made, node.shape)
+            total = made if total is None else total + made
+        return total
 
 
 def backward(
@@ -149,18 +153,14 @@ def _propagate(
         if total is None:
             nodes[order] = node
             heappush(heap, -order)
-            if type(g) is Patch:
-                total = Patches()
-                total.patches.append(g)
-                g = total
-            totals[order] = g
-        elif type(g) is Patch:
-            if type(total) is not Patches:
-                whole, total = total, Patches()
-                total.whole = whole if create_graph else Tensor(whole)
+        if isinstance(g, Piece):
+            if type(total) is not Pieces:
+                total = Pieces(total if total is None or create_graph else Tensor(total))
                 totals[order] = total
-            total.patches.append(g)
-        elif type(total) is Patches:
+            total.pieces.append(g)
+        elif total is None:
+            totals[order] = g
+        elif type(total) is Pieces:
             g = g if create_graph else Tensor(g)
             total.whole = g if total.whole is None else total.whole + g
         elif order in ours:
@@ -176,9 +176,8 @@ def _propagate(
     while heap:
         order = -heappop(heap)
         node, g = nodes.pop(order), totals.pop(order)
-        if type(g) is Patches:
-            g = g.gathered(node) if create_graph else g.gathered(node)._array
-            ours.add(order)
+        if type(g) is Pieces:
+            g = g.made(node) if create_graph else g.made(node)._array
         if node.hooks or node.owner is not None:
             g = _delivered(node, g, order in ours, create_graph, wanted is None)
         if wanted is not None and order in wanted:
@@ -199,6 +198,7 @@ def _propagate(
         else:
             for i, pull in op.pulls(node.wanted):
                 part, parent = pull(g, saved), node.parents[i]
+                assert parent is not None
                 if part.shape != parent.shape:
                     part = _summed_to(Tensor(np.asarray(part)), parent.shape)._array
                 order = parent.order
@@ -213,26 +213,28 @@ def _propagate(
 
 def _pull_whole(node: Node, g: Tensor, arrive: Any, create_graph: bool) -> None:
     """Run a node's vjps on tensors: of ops on whole arrays, and of every op where backward itself is recorded."""
-    op = node.op
+    op, settings, parents = node.op, node.settings or {}, node.parents
     assert op is not None and node.saved is not None
-    settings = node.settings or {}
-    values: dict[str, Any] = {**settings, "g": op.restored(g, settings, _first_shape(node))}
-    for name, value in zip(op.kept(node.wanted), node.saved):
-        values[name] = _revived(name, value, node, create_graph)
-    if "y" in values and op.kind == "reduction":
-        values["y"] = op.restored(values["y"], settings, _first_shape(node))
+    plan = op.plan(node.wanted)
+    values: dict[str, Any] = {"g": g, **settings}
+    for name, (what, i), value in zip(plan.kept, plan.sources, node.saved):
+        values[name] = _revived(i, value, node, create_graph) if what == "value" else value
+    if op.restored is not None:
+        first = parents[0]
+        shape = first.shape if first is not None else ()
+        for name in ("g", "y"):
+            if name in values:
+                values[name] = op.restored(values[name], settings, shape)
     if op.variadic:
-        vjp = op.vjps[op.inputs[0]]
-        parts = vjp.function(*[values[name] for name in vjp.names])
+        ((_, vjp),) = plan.pulls
+        parts = list(enumerate(vjp.function(*[values[name] for name in vjp.names])))
     else:
-        parts = []
-        for wants, of in zip(node.wanted, op.inputs):
-            vjp = op.vjps[of] if wants else None
-            parts.append(vjp.function(*[values[name] for name in vjp.names]) if vjp is not None else None)
-    for parent, wants, part in zip(node.parents, node.wanted, parts):
-        if not wants or parent is None:
+        parts = [(i, vjp.function(*[values[name] for name in vjp.names])) for i, vjp in plan.pulls]
+    for i, part in parts:
+        parent = parents[i]
+        if parent is None or not node.wanted[i]:
             continue
-        if type(part) is not Patch:
+        if not isinstance(part, Piece):
             part = as_tensor(part)
             if part.shape != parent.shape:
                 part = _summed_to(part, parent.shape)
@@ -240,22 +242,11 @@ def _pull_whole(node: Node, g: Tensor, arrive: Any, create_graph: bool) -> None:
         arrive(parent, part)
 
 
-def _first_shape(node: Node) -> tuple[int, ...]:
-    return node.parents[0].shape if node.parents and node.parents[0] is not None else ()
-
-
-def _revived(name: str, value: Any, node: Node, create_graph: bool) -> Any:
+def _revived(i: int, value: Any, node: Node, create_graph: bool) -> Any:
     """A saved array as the tensor it was: with its node, where backward is to be differentiated."""
-    op = node.op
-    assert op is not None
-    if not isinstance(value, np.ndarray):
-        return value
     if not create_graph:
         return Tensor(value)
-    if name == "y":
-        return Tensor(value, node, True)
-    i = op.inputs.index(name)
-    return Tensor(value, node.parents[i], node.wanted[i])
+    return Tensor(value, node, True) if i < 0 else Tensor(value, node.parents[i], node.wanted[i])
 
 
 def _summed_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -27,12 +27,14 @@ _ndarray = np.ndarray
 
 def bind(op: Op) -> None:
     """Give `op` its `call`."""
-    if isinstance(op, Elementwise):
-        many = functools.partial(elementwise_many, op)
-        quick = {1: elementwise_one, 2: elementwise_two}.get(len(op.inputs))
-        op.call = quick(op, many) if quick is not None and not op.truth else many
-    else:
+    if not isinstance(op, Elementwise):
         op.call = functools.partial(whole, op)
+        return
+    op.call = functools.partial(elementwise_many, op)
+    if len(op.inputs) == 1:
+        op.call = elementwise_one(op, op.call)
+    elif len(op.inputs) == 2 and not op.truth:
+        op.call = elementwise_two(op, op.call)
 
 
 def elementwise_one(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -102,7 +104,7 @@ _ONE = (True,)
 
 def _keeper(op: Op, wanted: tuple[bool, ...]) -> Callable[[Any], tuple[Any, ...]]:
     """A function from (inputs..., output) to what is kept of them."""
-    places = [op.inputs.index(name) if name != "y" else len(op.inputs) for name in op.kept(wanted)]
+    places = [op.inputs.index(name) if name != "y" else len(op.inputs) for name in op.plan(wanted).kept]
     if not places:
         return lambda values: ()
     if len(places) == 1:
@@ -129,10 +131,26 @@ def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:
     """The call of an op of any other kind."""
     if not operands:
         raise ArgumentError(f"{op.name}: nothing was given", expected="at least one tensor")
-    tensors = one_dtype(op, operands) if op.promotes else [as_tensor(operand) for operand in operands]
+    tensors = operands if all_tensors(op, operands) else one_dtype(op, operands)
     arrays = [t._array if t is not None else None for t in tensors]
     settings = op.prepare(arrays, settings)
-    return recorded(op, tensors, settings, np.asarray(op.forward(arrays, settings)))
+    y = op.forward(arrays, settings)
+    return recorded(op, tensors, settings, y if type(y) is _ndarray else np.asarray(y))
+
+
+def all_tensors(op: Op, operands: Sequence[Any]) -> bool:
+    """Whether operands can be taken as they are: tensors (or None), of one floating dtype where the op wants one."""
+    dtype = None
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            if op.promotes:
+                own = operand._array.dtype
+                if (dtype is not None and own is not dtype) or (own is not FLOAT32 and own is not FLOAT64):
+                    return False
+                dtype = own
+        elif operand is not None:
+            return False
+    return True
 
 
 def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.ndarray[Any, Any]) -> Tensor:
@@ -141,7 +159,7 @@ def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.nda
     if state.enabled and op.vjps:
         wanted = tuple([t is not None and t._requires_grad for t in tensors])
         if True in wanted:
-            saved = tuple([_kept(name, op, tensors, y) for name in op.kept(wanted)])
+            saved = tuple([_kept(what, i, op, tensors, y) for what, i in op.plan(wanted).sources])
             parents = tuple([t.node if t is not None else None for t in tensors])
             node = Node(op, parents, wanted, saved, settings, y, state.place)
             for tape in state.tapes:
@@ -150,15 +168,12 @@ def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.nda
     return constant(op, tensors, settings, y) if state.tapes else Tensor(y)
 
 
-def _kept(name: str, op: Op, tensors: Sequence[Any], y: Any) -> Any:
-    if name == "y":
-        return y
-    base, _, what = name.rpartition("_")
-    if base in op.inputs and what in ("shape", "dtype") and name not in op.inputs:
-        if op.variadic:
-            return [getattr(t._array, what) for t in tensors]
-        return getattr(tensors[op.inputs.index(base)]._array, what)
-    return tensors[op.inputs.index(name)]._array
+def _kept(what: str, i: int, op: Op, tensors: Sequence[Any], y: Any) -> Any:
+    if what == "value":
+        return y if i < 0 else tensors[i]._array
+    if op.variadic:
+        return [getattr(t._array, what) for t in tensors]
+    return getattr(tensors[i]._array, what)
 
 
 def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y: np.ndarray[Any, Any]) -> Tensor:
@@ -187,6 +202,8 @@ def one_dtype(op: Op, operands: Sequence[Any]) -> list[Any]:
     Python numbers and NumPy scalars take the others' dtype; integers that meet a floating dtype take it; float32 and
     float64 meet in float64; an op that has no integer form takes integers as the default dtype.
     """
+    if not op.promotes:
+        return [operand if operand is None else as_tensor(operand) for operand in operands]
     truth = op.truth if isinstance(op, Elementwise) else ()
     tensors: list[Any] = []
     numbers: list[int] = []

@@ -50,12 +50,14 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The size along each axis."""
-        return self._array.shape
+        size: tuple[int, ...] = self._array.shape
+        return size
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The elements' dtype, a NumPy dtype."""
-        return self._array.dtype
+        dtype: np.dtype[Any] = self._array.dtype
+        return dtype
 
     @property
     def ndim(self) -> int:
@@ -275,16 +277,16 @@ class Tensor:
         writes.note(self._array)
         return self
 
-    def __iadd__(self, other: Any) -> Tensor:
+    def __iadd__(self, other: Any) -> Tensor:  # type: ignore[misc]  # the plain operators are functions
         return self._in_place("+", elementwise.add, other)
 
-    def __isub__(self, other: Any) -> Tensor:
+    def __isub__(self, other: Any) -> Tensor:  # type: ignore[misc]  # the plain operators are functions
         return self._in_place("-", elementwise.subtract, other)
 
-    def __imul__(self, other: Any) -> Tensor:
+    def __imul__(self, other: Any) -> Tensor:  # type: ignore[misc]  # the plain operators are functions
         return self._in_place("*", elementwise.multiply, other)
 
-    def __itruediv__(self, other: Any) -> Tensor:
+    def __itruediv__(self, other: Any) -> Tensor:  # type: ignore[misc]  # the plain operators are functions
         return self._in_place("/", elementwise.divide, other)
 
     # --- Operators ---
@@ -362,6 +364,8 @@ class Tensor:
 
 def _plain(key: Any) -> Any:
     """An index without tensors: copies, so that a later write to one does not move what the tape remembers."""
+    if isinstance(key, (int, slice)):
+        return key
     if isinstance(key, tuple):
         return tuple([_plain(part) for part in key])
     if isinstance(key, Tensor):

@@ -11,10 +11,13 @@ from numba import types
 from numba.extending import intrinsic
 
 # Position of the exponent in the bits of a float, and its bias (IEEE 754).
-_LAYOUT = {types.float32: (23, 127, types.int32), types.float64: (52, 1023, types.int64)}
+_LAYOUT: dict[Any, tuple[int, int, Any]] = {
+    types.float32: (23, 127, types.int32),
+    types.float64: (52, 1023, types.int64),
+}
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def like(typingctx: Any, value: Any, x: Any) -> Any:
     """`value` in the type of `x`: a plain literal would be a float64 and widen the whole kernel."""
 
@@ -24,7 +27,7 @@ def like(typingctx: Any, value: Any, x: Any) -> Any:
     return x(value, x), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pick(typingctx: Any, x: Any, single: Any, double: Any) -> Any:
     """A constant of the type of `x`: `single` where `x` is a float32, `double` where it is a float64."""
     chosen = 1 if x == types.float32 else 2
@@ -35,7 +38,7 @@ def pick(typingctx: Any, x: Any, single: Any, double: Any) -> Any:
     return x(x, single, double), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def is_single(typingctx: Any, x: Any) -> Any:
     """True where `x` is a float32: a constant, so the branch not taken costs nothing."""
     single = x == types.float32
@@ -46,7 +49,7 @@ def is_single(typingctx: Any, x: Any) -> Any:
     return types.boolean(x), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def exponent(typingctx: Any, x: Any, n: Any) -> Any:
     """The bits that add `n` to a float's exponent, for `power_of_two`, as an integer as wide as `x`."""
     shift, bias, integer = _LAYOUT[x]
@@ -58,10 +61,7 @@ def exponent(typingctx: Any, x: Any, n: Any) -> Any:
     return (integer(x, n), codegen) if value is not None else None
 
 
-exponent.prefer_literal = True
-
-
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def power_of_two(typingctx: Any, shifted: Any, rise: Any) -> Any:
     """2**(k + n), where `shifted` is k plus the rounding constant 1.5 * 2**23 (2**52) and `rise` is `exponent(x, n)`.
 

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .intrinsics import exponent, is_single, pick, power_of_two
+if TYPE_CHECKING:  # what kernel files import from intrinsics.py
+    exponent: Any = None
+    is_single: Any = None
+    pick: Any = None
+    power_of_two: Any = None
 
 #: Every primitive by name.
 PRIMITIVES: dict[str, Primitive] = {}

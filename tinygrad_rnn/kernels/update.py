@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .jit import loop
+
+if TYPE_CHECKING:
+    like: Any = None  # kernel files import it from intrinsics.py
 
 
 def _adam_twin(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tensor import Tensor, zeros
-from ..errors import ArgumentError
+from ..autograd.tensor import Tensor, as_tensor, zeros
+from ..errors import ArgumentError, ShapeError
 from ..ops.contract import linear
 from ..ops.elementwise import relu, sigmoid, tanh
 from ..ops.shape import split
 from . import init
 from .module import Module, Parameter
-from .nest import map_nest
+from .nest import map_nest, structure
 
 
 class Cell(Module):
@@ -44,14 +44,31 @@ class Cell(Module):
         first = next(iter(self.parameters()), None)
         return zeros(batch_size, n, dtype=first.dtype if first is not None else None)
 
+    def fitted(self, state: Any, batch_size: int) -> Any:
+        """The state given, in the nest that `initial_state` makes; that itself where None.
+
+        Raises:
+            ShapeError: where nest or shapes differ; broadcasting a state is mostly a mistake.
+        """
+        zero = self.initial_state(batch_size)
+        if state is None:
+            return zero
+        if structure(state) != structure(zero):
+            name = type(self).__name__
+            raise ShapeError(f"{name}: the state does not fit", expected=structure(zero), got=structure(state))
+        return map_nest(lambda _, given: as_tensor(given), zero, state)
+
     def forward(self, x: Any, state: Any = None) -> Any:
+        x = as_tensor(x)
         if x.ndim == 1:
-            batched = map_nest(lambda part: part.expand_dims(0), state) if state is not None else None
+            batched = map_nest(lambda part: as_tensor(part).expand_dims(0), state) if state is not None else None
             return map_nest(lambda part: part.squeeze(0), self.forward(x.expand_dims(0), batched))
-        return self.step(x, self.initial_state(x.shape[0]) if state is None else state)[1]
+        if x.ndim != 2:
+            raise ShapeError(f"{type(self).__name__}: x is one step", expected="(B, I) or (I,)", got=x.shape)
+        return self.step(x, self.fitted(state, x.shape[0]))[1]
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}"
+        return ", ".join(str(vars(self)[name]) for name in ("input_size", "hidden_size") if name in vars(self))
 
 
 class _GatedCell(Cell):
@@ -84,7 +101,8 @@ class _GatedCell(Cell):
 
         rows = self.gates * hidden_size
         self.weight_ih, self.weight_hh = drawn(rows, input_size), drawn(rows, hidden_size)
-        self.bias_ih, self.bias_hh = (drawn(rows), drawn(rows)) if bias else (None, None)
+        self.bias_ih = drawn(rows) if bias else None
+        self.bias_hh = drawn(rows) if bias else None
 
 
 class RNNCell(_GatedCell):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.tensor import Tensor
-from ..errors import ShapeError
+from ..errors import ArgumentError, ShapeError
 from ..ops.random import generator
 
 Rng = np.random.Generator | None
@@ -76,14 +76,20 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor:
 def _orthogonal(rows: int, columns: int, rng: Rng) -> np.ndarray[Any, Any]:
     q, r = np.linalg.qr(generator(rng).standard_normal((max(rows, columns), min(rows, columns))))
     q = q * np.sign(np.diagonal(r))  # without this the distribution is not uniform (Mezzadri 2007)
-    return q if rows >= columns else q.T
+    made: np.ndarray[Any, Any] = q if rows >= columns else q.T
+    return made
 
 
 def forget_bias_(cell: Any, value: float = 1.0) -> None:
     """Set the forget gate's bias of an LSTM cell, so that memory is kept at first (Jozefowicz et al. 2015).
 
     `cell.bias_ih` holds the gates i, f, g, o one after another; `bias_hh` of the forget gate becomes 0.
+
+    Raises:
+        ArgumentError: for a cell without it.
     """
     size = cell.hidden_size
+    if getattr(cell, "bias_ih", None) is None or cell.bias_ih.shape != (4 * size,):
+        raise ArgumentError("forget_bias_: no bias of a forget gate", expected="an LSTMCell with bias", got=repr(cell))
     for bias, wanted in ((cell.bias_ih, value), (cell.bias_hh, 0.0)):
         bias.detach()[size : 2 * size] = wanted

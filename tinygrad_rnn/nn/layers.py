@@ -62,6 +62,15 @@ class _Layers(Module):
         for i, cell in enumerate(self.cells):
             for name, tensor in chosen(cell):
                 yield f"{name}_l{i}", tensor
+        yield from chosen(self)  # what a subclass adds
+        for name, child in self.named_children():
+            for below, tensor in child._named_tensors(chosen) if child is not self._stack else ():
+                yield f"{name}.{below}", tensor
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        stem, _, layer = name.rpartition("_l")
+        owner = self.cells[int(layer)] if layer.isdecimal() and int(layer) < self.num_layers else None
+        object.__setattr__(*((self, name, value) if owner is None or stem not in vars(owner) else (owner, stem, value)))
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and "_l" in name:
@@ -86,7 +95,7 @@ class _Layers(Module):
         unbatched, turned = x.ndim == 2, x.ndim == 3 and self.batch_first
         if unbatched:
             x = x.expand_dims(1)
-            state = map_nest(lambda part: part.expand_dims(1), state) if state is not None else None
+            state = map_nest(lambda part: as_tensor(part).expand_dims(1), state) if state is not None else None
         if turned:
             x = x.permute_dims((1, 0, 2))
         given = unstacked_state(state, self.num_layers) if state is not None else None
@@ -95,9 +104,6 @@ class _Layers(Module):
         if unbatched:
             outputs, final = outputs.squeeze(1), map_nest(lambda part: part.squeeze(1), final)
         return outputs.permute_dims((1, 0, 2)) if turned else outputs, final
-
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield "_stack", self._stack
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"

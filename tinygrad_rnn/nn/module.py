@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, DtypeError, ShapeError
 from ..settings import floating_dtype
 
 
@@ -20,6 +20,9 @@ class Parameter(Tensor):
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(as_tensor(data)._array)
         self.requires_grad = requires_grad
+
+    def __reduce__(self) -> Any:  # for copy.deepcopy: a copied node would deliver its gradients to the original
+        return type(self), (self._array.copy(), self._requires_grad)
 
 
 class Module:
@@ -185,7 +188,10 @@ def _own_all(module: Module) -> Iterator[tuple[str, Tensor]]:
 def _array(value: Any) -> np.ndarray[Any, Any]:
     if hasattr(value, "detach") and not isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
-    return np.asarray(value)
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise DtypeError("load_state_dict: a value is not of numbers", expected="arrays of numbers", got=array.dtype)
+    return array
 
 
 class ModuleList(Module):
@@ -195,14 +201,15 @@ class ModuleList(Module):
         self._list = list(modules)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        return ((str(i), module) for i, module in enumerate(self._list))
+        yield from ((str(i), module) for i, module in enumerate(self._list))
+        yield from super().named_children()
 
     def append(self, module: Module) -> None:
         """Add a module at the end."""
         self._list.append(module)
 
-    def __getitem__(self, i: int) -> Module:
-        return self._list[i]
+    def __getitem__(self, i: Any) -> Any:
+        return ModuleList(self._list[i]) if isinstance(i, slice) else self._list[i]
 
     def __len__(self) -> int:
         return len(self._list)
@@ -223,15 +230,16 @@ class Sequential(Module):
         self._steps = steps
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        return ((str(i), step) for i, step in enumerate(self._steps) if isinstance(step, Module))
+        yield from ((str(i), step) for i, step in enumerate(self._steps) if isinstance(step, Module))
+        yield from super().named_children()
 
     def forward(self, x: Any) -> Any:
         for step in self._steps:
             x = step(x)
         return x
 
-    def __getitem__(self, i: int) -> Any:
-        return self._steps[i]
+    def __getitem__(self, i: Any) -> Any:
+        return Sequential(*self._steps[i]) if isinstance(i, slice) else self._steps[i]
 
     def __len__(self) -> int:
         return len(self._steps)

@@ -7,9 +7,12 @@ from typing import Any
 
 
 def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
-    """The nest of function(leaf, ...) over nests of the same structure; named tuples stay named."""
+    """The nest of function(leaf, ...) over nests of the same structure.
+
+    Named tuples stay named, lists become tuples.
+    """
     first = nests[0]
-    if not isinstance(first, tuple):
+    if not isinstance(first, (tuple, list)):
         return function(*nests)
     parts = [map_nest(function, *group) for group in zip(*nests)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)

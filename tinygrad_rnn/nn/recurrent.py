@@ -12,7 +12,7 @@ from ..ops.random import dropout
 from ..ops.shape import permute_dims, stack
 from .cells import Cell
 from .module import Module, ModuleList
-from .nest import leaves, map_nest, structure
+from .nest import leaves, map_nest
 
 
 class Recurrent(Module):
@@ -37,7 +37,7 @@ class Recurrent(Module):
     def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
         x = as_tensor(x)
         if x.ndim == 2:
-            batched = map_nest(lambda part: part.expand_dims(0), state) if state is not None else None
+            batched = map_nest(lambda part: as_tensor(part).expand_dims(0), state) if state is not None else None
             outputs, state = self._run(x.expand_dims(1), batched)
             return outputs.squeeze(1), map_nest(lambda part: part.squeeze(0), state)
         if x.ndim != 3:
@@ -51,13 +51,7 @@ class Recurrent(Module):
         steps, batch_size = x.shape[:2]
         if steps == 0:
             raise ShapeError("Recurrent: the sequence is empty", expected="T >= 1", got=x.shape)
-        zero = self.cell.initial_state(batch_size)
-        if state is None:
-            state = zero
-        elif structure(state) != structure(zero):
-            raise ShapeError("Recurrent: the state does not fit", expected=structure(zero), got=structure(state))
-        elif type(state) is not type(zero):
-            state = map_nest(lambda _, given: given, zero, state)
+        state = self.cell.fitted(state, batch_size)
         outputs: list[Any] = [None] * steps
         recording = thread.state
         outer, name = recording.place, type(self.cell).__name__

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ShapeError
 from ..kernels import blas
-from .op import Array, Refusal, call, contraction
+from .op import Array, Piece, Refusal, call, contraction
 from .reduce import sum
-from .shape import expand_dims, reshape, squeeze
+from .shape import concat, expand_dims, reshape, squeeze
 
 
 @contraction(
@@ -53,6 +54,32 @@ def matmul(a: Array, b: Array) -> Any:
         raise ShapeError("matmul: the leading sizes do not broadcast", got=f"{a.shape} @ {b.shape}") from None
 
 
+def _rows(x: Any) -> Any:
+    if len(x.shape) == 2:
+        return x
+    return reshape(x, (-1, x.shape[-1])) if x.size else reshape(x, (0, x.shape[-1]))
+
+
+def _one_below_another(blocks: Sequence[Any]) -> Any:
+    return _rows(blocks[0]) if len(blocks) == 1 else concat([_rows(block) for block in blocks])
+
+
+class WeightGradient(Piece):
+    """left.T @ right. A weight used at T steps gets one product over the rows of all of them."""
+
+    __slots__ = ("left", "right")
+
+    def __init__(self, left: Any, right: Any) -> None:
+        self.left, self.right = left, right
+
+    @staticmethod
+    def made(pieces: Sequence[WeightGradient], shape: tuple[int, ...]) -> Any:
+        return matmul(
+            _one_below_another([piece.left for piece in pieces]).T,
+            _one_below_another([piece.right for piece in pieces]),
+        )
+
+
 def _as_matrix(g: Any, a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> Any:
     """The gradient with the axes that 1-D operands lack."""
     if len(b_shape) == 1:
@@ -68,6 +95,8 @@ def _(g, b, a_shape):
 
 @matmul.vjp("b")
 def _(g, a, b_shape):
+    if len(a.shape) == len(b_shape) == 2:
+        return WeightGradient(a, g)
     g = _as_matrix(g, a.shape, b_shape)
     found = matmul(expand_dims(a, -1) if len(a.shape) == 1 else a.mT, g)
     return squeeze(found, -1) if len(b_shape) == 1 else found
@@ -103,8 +132,17 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Any:
     return blas.affine(x, weight, bias)
 
 
-def _rows(x: Any) -> Any:
-    return x if len(x.shape) == 2 else reshape(x, (-1, x.shape[-1])) if x.size else reshape(x, (0, x.shape[-1]))
+class BiasGradient(Piece):
+    """g, summed over rows."""
+
+    __slots__ = ("g",)
+
+    def __init__(self, g: Any) -> None:
+        self.g = g
+
+    @staticmethod
+    def made(pieces: Sequence[BiasGradient], shape: tuple[int, ...]) -> Any:
+        return sum(_one_below_another([p.g for p in pieces]), 0)
 
 
 @linear.vjp("x")
@@ -114,9 +152,9 @@ def _(g, weight):
 
 @linear.vjp("weight")
 def _(g, x):
-    return matmul(_rows(g).T, _rows(x))
+    return WeightGradient(g, x)
 
 
 @linear.vjp("bias")
 def _(g):
-    return sum(_rows(g), 0)
+    return BiasGradient(g)

@@ -9,16 +9,20 @@ import numpy as np
 
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..kernels import gather
-from .op import Array, Refusal, call, opaque, shape
+from .op import Array, Piece, Refusal, call, opaque, shape
 
 
-class Patch:
-    """A gradient that is zero but at `key`, where it is `g`. Whoever sums gradients collects them (`patched`)."""
+class Patch(Piece):
+    """A gradient that is zero but at `key`, where it is `g`."""
 
     __slots__ = ("g", "key")
 
     def __init__(self, g: Any, key: Any) -> None:
         self.g, self.key = g, key
+
+    @staticmethod
+    def made(pieces: Sequence[Patch], shape: tuple[int, ...]) -> Any:
+        return patched([piece.g for piece in pieces], tuple([piece.key for piece in pieces]), shape)
 
 
 @shape(

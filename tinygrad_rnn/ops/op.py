@@ -79,6 +79,28 @@ class Vjp(NamedTuple):
     names: tuple[str, ...]
 
 
+class Plan(NamedTuple):
+    """What one call keeps and what its backward runs, for one choice of inputs that need a gradient."""
+
+    kept: tuple[str, ...]
+    sources: tuple[tuple[str, int], ...]
+    pulls: tuple[tuple[int, Vjp], ...]
+
+
+class Piece:
+    """A gradient that is not made yet. Pieces for one input are collected, and made one tensor when its turn comes.
+
+    So T slices of one array, or T products with one weight, cost one array and one product.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> Any:
+        """The sum of pieces of this type, as a tensor of `shape`."""
+        raise TypeError("a piece defines made(pieces, shape)")
+
+
 class Op:
     """One operation. `call` runs it on tensors; whoever records tensors puts it there (`bind`)."""
 
@@ -93,6 +115,7 @@ class Op:
         self.refusals: Callable[[Any], Iterable[Refusal]] | None = None
         self.promotes = False
         self.call: Callable[..., Any] = _unbound
+        self._plans: dict[tuple[bool, ...], Plan] = {}
 
         parameters = inspect.signature(rule).parameters.values()
         self.variadic = any("Sequence" in str(p.annotation) for p in parameters)
@@ -120,22 +143,40 @@ class Op:
                 )
         self.vjps[of] = Vjp(function, names)
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019 - ops live as long as the program
-    def kept(self, wanted: tuple[bool, ...]) -> tuple[str, ...]:
-        """What the tape keeps for a call in which the inputs marked in `wanted` need a gradient: names, in order."""
+    def plan(self, wanted: tuple[bool, ...]) -> Plan:
+        """What a call keeps and runs in which the inputs marked in `wanted` need a gradient.
+
+        Raises:
+            GraphError: where one of them has no derivative declared.
+        """
+        found = self._plans.get(wanted)
+        return found if found is not None else self._plans.setdefault(wanted, self._planned(wanted))
+
+    def _planned(self, wanted: tuple[bool, ...]) -> Plan:
         names: dict[str, None] = {}
+        pulls: list[tuple[int, Vjp]] = []
         for i, wants in enumerate(wanted):
-            if wants:
-                of = self.inputs[0 if self.variadic else i]
-                if of not in self.vjps:
-                    raise GraphError(
-                        f"{self.name}: no derivative is declared with respect to {of}",
-                        hint="pass it without one: .detach()",
-                    )
-                for name in self.vjps[of].names:
-                    if name != "g" and name not in self.settings:
-                        names[name] = None
-        return tuple(names)
+            if not wants:
+                continue
+            of = self.inputs[0 if self.variadic else i]
+            if of not in self.vjps:
+                raise GraphError(
+                    f"{self.name}: no derivative is declared with respect to {of}",
+                    hint="pass it without one: .detach()",
+                )
+            if not (self.variadic and pulls):
+                pulls.append((i, self.vjps[of]))
+            names.update(dict.fromkeys(n for n in self.vjps[of].names if n != "g" and n not in self.settings))
+        return Plan(tuple(names), tuple(self._source(name) for name in names), tuple(pulls))
+
+    def _source(self, name: str) -> tuple[str, int]:
+        """Where a kept value comes from: ("value", input number, -1 for the output), ("shape", i) or ("dtype", i)."""
+        if name == "y":
+            return "value", -1
+        if name in self.inputs:
+            return "value", self.inputs.index(name)
+        base, _, what = name.rpartition("_")
+        return what, self.inputs.index(base)
 
     def forward(self, arrays: Sequence[Any], settings: Mapping[str, Any]) -> Any:
         """The output array, for arrays and settings that `prepare` returned."""
@@ -145,9 +186,8 @@ class Op:
         """The settings in their canonical form; raises where they do not fit the arrays."""
         return settings
 
-    def restored(self, tensor: Any, settings: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-        """An output-shaped tensor as the vjps want to see it."""
-        return tensor
+    #: How an output-shaped tensor is shown to the vjps, where not as it is: (tensor, settings, shape of the input).
+    restored: Callable[[Any, Mapping[str, Any], tuple[int, ...]], Any] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.kind} op {self.name}>"
@@ -188,7 +228,7 @@ class Elementwise(Op):
         """
         found = self._pulls.get(wanted)
         if found is None:
-            kept = self.kept(wanted)
+            kept = self.plan(wanted).kept
             made = [(i, self._pull(of, kept)) for i, of in enumerate(self.inputs) if wanted[i]]
             found = self._pulls.setdefault(wanted, made)
         return found
@@ -221,7 +261,9 @@ class Reduction(Op):
         axis, ndim = settings["axis"], arrays[0].ndim
         return {**settings, "axis": normalized_axes(self.name, axis, ndim, several="keepdims" in settings)}
 
-    def restored(self, tensor: Any, settings: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+    @staticmethod
+    def restored(tensor: Any, settings: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
+        """The tensor with the reduced axes of size 1."""
         if settings.get("keepdims", True):
             return tensor
         return tensor.reshape(tuple(1 if i in settings["axis"] else n for i, n in enumerate(shape)))
@@ -292,7 +334,7 @@ def declare(op: Op) -> Any:
     exec(f"def {op.name}{bare}:\n    return op.call({arguments})\n", scope)
     function: Any = scope[op.name]
     assert isinstance(function, types.FunctionType)
-    function.__defaults__, function.__kwdefaults__ = op.rule.__defaults__, op.rule.__kwdefaults__  # type: ignore[attr-defined]
+    function.__defaults__, function.__kwdefaults__ = op.rule.__defaults__, op.rule.__kwdefaults__
     function.__doc__, function.__module__ = op.rule.__doc__, op.rule.__module__
     function.__annotations__ = op.rule.__annotations__
     made: Any = function

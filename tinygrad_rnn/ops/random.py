@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..kernels import draw
 from .op import Array, call, opaque
+from .reduce import argmax
 
 _generator = np.random.default_rng()
 
@@ -50,3 +51,34 @@ def dropout(x: Array, p: float = 0.5, training: bool = True, rng: np.random.Gene
     if not training or p == 0.0:
         return x
     return dropped(x, p, int(generator(rng).integers(2**63)))
+
+
+def categorical(
+    logits: Array, temperature: float = 1.0, top_k: int | None = None, rng: np.random.Generator | None = None
+) -> Any:
+    """Numbers drawn with probability softmax(logits / temperature), along the last axis; no gradient.
+
+    Args:
+        logits: (..., C).
+        temperature: above 0; towards 0 the largest logit is always taken. Exactly 0 takes it.
+        top_k: draw among the k largest only.
+        rng: a numpy.random.Generator.
+
+    Returns:
+        An int64 tensor (...).
+
+    Raises:
+        ArgumentError: for a temperature below 0 or a top_k below 1.
+    """
+    if not temperature >= 0.0:
+        raise ArgumentError("categorical: a temperature is at least 0", got=temperature)
+    if top_k is not None and top_k < 1:
+        raise ArgumentError("categorical: top_k is at least 1", got=top_k)
+    scores = np.asarray(logits, np.float64)
+    if top_k is not None and top_k < scores.shape[-1]:
+        lowest = np.partition(scores, -top_k, axis=-1)[..., -top_k, None]
+        scores = np.where(scores < lowest, -np.inf, scores)
+    if temperature > 0.0:
+        # The largest of logits / temperature + Gumbel noise is a draw from the softmax (Gumbel 1954).
+        scores = scores / temperature + generator(rng).gumbel(size=scores.shape)
+    return argmax(scores, -1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.tensor import Tensor
-from ..errors import GraphError
+from ..errors import ArgumentError, GraphError
 
 
 def clip_grad_norm_(
@@ -22,7 +22,7 @@ def clip_grad_norm_(
     Args:
         parameters: whose `grad` is scaled, in place.
         max_norm: the largest norm left.
-        norm_type: the p of the p-norm; may be infinite.
+        norm_type: the p of the p-norm, above 0; may be infinite.
         error_if_nonfinite: raise where the norm is NaN or infinite, and change nothing.
 
     Returns:
@@ -30,27 +30,33 @@ def clip_grad_norm_(
 
     Raises:
         GraphError: for a norm that is not finite, if asked for.
+        ArgumentError: for a norm_type that is not above 0.
     """
+    if not norm_type > 0:
+        raise ArgumentError("clip_grad_norm_: no such norm", expected="norm_type above 0", got=norm_type)
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in given if p.grad is not None]
-    norms = [_norm(g._array, norm_type) for g in grads]
-    total = max(norms, default=0.0) if math.isinf(norm_type) else sum(n**norm_type for n in norms) ** (1 / norm_type)
+    total = _norm(np.array([_norm(g._array, norm_type) for g in grads]), norm_type)
     if error_if_nonfinite and not math.isfinite(total):
         raise GraphError("clip_grad_norm_: the norm of the gradients is not finite", got=total)
     factor = max_norm / (total + 1e-6)
-    if not factor >= 1.0:
-        for g in grads:
-            g *= factor
-    return Tensor(np.asarray(total, grads[0].dtype if grads else None))
+    with np.errstate(all="ignore"):  # an infinite gradient becomes NaN
+        if not factor >= 1.0:
+            for g in grads:
+                g = g.detach()  # with create_graph a gradient has a history
+                g *= factor
+        return Tensor(np.asarray(total, grads[0].dtype if grads else None))
 
 
 def _norm(array: np.ndarray[Any, Any], p: float) -> float:
     if p == 2.0:
         flat = array.reshape(-1)
-        squares = float(np.dot(flat, flat))
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            squares = float(np.dot(flat, flat))
         if math.isfinite(squares) and squares > 1e-30:
             return math.sqrt(squares)
     wide = np.abs(array.astype(np.float64))
-    if math.isinf(p):
-        return float(wide.max(initial=0.0))
-    return float((wide**p).sum() ** (1 / p))
+    top = float(wide.max(initial=0.0))
+    if math.isinf(p) or not 0.0 < top < math.inf:
+        return top
+    return top * float(((wide / top) ** p).sum() ** (1 / p))  # by parts of the largest: no power overflows

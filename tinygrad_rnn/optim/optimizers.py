@@ -11,7 +11,7 @@ import numpy as np
 
 from ..autograd.tape import writes
 from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError
+from ..errors import ArgumentError, GraphError, ShapeError
 from ..kernels import update
 
 
@@ -27,20 +27,24 @@ class Optimizer:
         state: for each parameter, its buffers and its number of steps.
 
     Raises:
-        ArgumentError: for no parameters, one given twice, or a setting below zero.
+        ArgumentError: for no parameters, one given twice, one that is no leaf, or a setting below zero.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         given = list(params)
         if not given:
             raise ArgumentError(f"{type(self).__name__}: no parameters to optimize")
-        groups = given if isinstance(given[0], Mapping) else [{"params": given}]
+        groups: list[Any] = given if isinstance(given[0], Mapping) else [{"params": given}]
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[int, dict[str, Any]] = {}
         for group in groups:
             several = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
             self.param_groups.append({**defaults, **group, "params": several})
         every = self._parameters()
+        for p in every:
+            if not isinstance(p, Tensor) or not p.is_leaf:
+                got = "the result of an operation" if isinstance(p, Tensor) else type(p).__name__
+                raise ArgumentError(f"{type(self).__name__}: not a parameter", expected="leaf tensors", got=got)
         if len({id(p) for p in every}) < len(every):
             raise ArgumentError(f"{type(self).__name__}: a parameter is given twice")
         for group in self.param_groups:
@@ -64,6 +68,8 @@ class Optimizer:
                 i += 1
                 if p.grad is None:
                     continue
+                if p.grad.shape != p.shape:
+                    raise ShapeError("step: a gradient does not fit", expected=p.shape, got=p.grad.shape)
                 state = self.state.setdefault(i, {"step": 0})
                 state["step"] += 1
                 self._update(p, p.grad, state, group)
@@ -99,15 +105,15 @@ class Optimizer:
         parameters, loaded = self._parameters(), {}
         for key, one in state["state"].items():
             p = parameters[int(key)]
-            made = {}
+            made: dict[str, Any] = {}
             for name, value in one.items():
                 if isinstance(value, (int, float)):
                     made[name] = value
                     continue
-                array = np.array(as_tensor(value)._array, dtype=p.dtype)
-                if array.size != p.size:
+                array = np.array(as_tensor(value)._array, dtype=p.dtype, order="C")  # updates write to it flat
+                if array.shape != p.shape:
                     raise ArgumentError("load_state_dict: a buffer does not fit", expected=p.shape, got=array.shape)
-                made[name] = array.reshape(p.shape)
+                made[name] = array
             loaded[int(key)] = made
         self.state = loaded
         for group, new in zip(self.param_groups, groups):
@@ -123,6 +129,8 @@ def _buffer(state: dict[str, Any], name: str, p: Tensor, wanted: bool = True) ->
         return _NOTHING.setdefault(p.dtype, np.zeros(0, p.dtype))
     if name not in state:
         state[name] = np.zeros(p.shape, p.dtype)
+    elif state[name].dtype != p.dtype:  # the module was given another dtype
+        state[name] = state[name].astype(p.dtype)
     flat: np.ndarray[Any, Any] = state[name].reshape(-1)
     return flat
 
@@ -132,6 +140,8 @@ def _run(kernel: Any, p: Tensor, g: Tensor, *others: Any) -> None:
     if p.size == 0:
         return
     array = p._array
+    if not array.flags.writeable:
+        raise GraphError("step: the parameter's memory is read-only", hint="tg.tensor(x) is a copy that can be written")
     flat = array.reshape(-1)
     kernel(flat, g.astype(p.dtype)._array.reshape(-1), *others)
     if not np.shares_memory(flat, array):
