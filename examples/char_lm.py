@@ -261,7 +261,8 @@ def progress(run, folder, save_every, stopped):
     by_time = epochs is None
     end = seconds if by_time else math.ceil(epochs * len(run.streams))
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} " + ("s" if by_time else "updates") + "{postfix}"
-    with tqdm(total=end, initial=min(end, run.seconds if by_time else run.updates), bar_format=form) as bar:
+    done = min(end, run.seconds if by_time else run.updates)
+    with tqdm(total=end, initial=done, bar_format=form, mininterval=0.5) as bar:
         before = time.perf_counter()
         while (run.seconds if by_time else run.updates) < end and not stopped:
             run.advance()
@@ -369,6 +370,13 @@ def draw_curve(curve, path):
     return True
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells trouble in one line."""
+
+    def error(self, message):
+        self.exit(2, f"char_lm: {message} (--help tells more)\n")
+
+
 def positive(kind):
     """An argument type: a number above zero."""
 
@@ -391,7 +399,7 @@ def fraction(text):
 
 def parser():
     """The command line."""
-    top = argparse.ArgumentParser(description="A character-level language model: train one, then let it write.")
+    top = Parser(description="A character-level language model: train one, then let it write.")
     commands = top.add_subparsers(dest="command", required=True)
     one = commands.add_parser("train", help="learn from a text")
     one.add_argument("--text", metavar="FILE", help="UTF-8 text to learn (default: Python's help topics)")

@@ -67,4 +67,4 @@ from .ops.loss import cross_entropy, mse_loss
 from .ops.random import categorical, dropout, manual_seed
 from .ops.reduce import argmax, log_softmax, logsumexp, max, mean, min, softmax, sum
 from .ops.shape import broadcast_to, concat, expand_dims, permute_dims, reshape, split, squeeze, stack
-from .settings import get_default_dtype, get_num_threads, set_default_dtype, set_num_threads
+from .settings import __version__, get_default_dtype, get_num_threads, set_default_dtype, set_num_threads

@@ -11,6 +11,8 @@ import numpy as np
 
 from .errors import ArgumentError, DtypeError
 
+__version__ = "0.1.0"
+
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
@@ -68,9 +70,9 @@ def get_num_threads() -> int:
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels: `$TINYGRAD_RNN_CACHE`, or one in the system's folder for caches.
+    """Return the folder of compiled kernels: `$TINYGRAD_RNN_CACHE`, or one in the user's folder for caches.
 
-    It need not exist. Versions of this library, of Python and of Numba do not share a folder.
+    It need not exist. There is one for each version of this library and of Python.
     """
     given = os.environ.get("TINYGRAD_RNN_CACHE")
     if given:
@@ -81,4 +83,4 @@ def cache_folder() -> Path:
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "tinygrad_rnn"
+    return base / "tinygrad_rnn" / f"{__version__}-python{sys.version_info[0]}.{sys.version_info[1]}"
