@@ -158,5 +158,4 @@ def _closed(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[content]
     if kind == "dict":
         return {key: _closed(part, tensors) for key, part in content}
-    parts = [_closed(part, tensors) for part in content]
-    return tuple(parts) if kind == "tuple" else parts
+    return {"tuple": tuple, "list": list}[kind](_closed(part, tensors) for part in content)

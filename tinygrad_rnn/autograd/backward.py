@@ -145,10 +145,12 @@ def _propagate(
     totals: dict[int, Any] = {}
     ours: set[int] = set()  # totals that are sums, so nobody else holds their memory
     heap: list[int] = []
-    oldest = min(wanted, default=0) if wanted is not None else 0
+    leading = _leading([node for node, _ in seeds], wanted) if wanted is not None else None
 
     def arrive(node: Node, g: Any) -> None:
         order = node.order
+        if leading is not None and order not in leading:
+            return
         total = totals.get(order)
         if total is None:
             nodes[order] = node
@@ -181,9 +183,9 @@ def _propagate(
         if node.hooks or node.owner is not None:
             g = _delivered(node, g, order in ours, create_graph, wanted is None)
         if wanted is not None and order in wanted:
-            wanted[order] = g if create_graph else Tensor(np.array(g))
+            wanted[order] = _own(g) if create_graph else Tensor(np.array(g))
         op = node.op
-        if op is None or order <= oldest:
+        if op is None or (leading is not None and not leading[order]):
             continue
         saved = node.saved
         if saved is None:
@@ -197,8 +199,11 @@ def _propagate(
             _pull_whole(node, g if create_graph else Tensor(g), arrive, create_graph)
         else:
             for i, pull in op.pulls(node.wanted):
-                part, parent = pull(g, saved), node.parents[i]
+                parent = node.parents[i]
                 assert parent is not None
+                if leading is not None and parent.order not in leading:
+                    continue
+                part = pull(g, saved)
                 if part.shape != parent.shape:
                     part = _summed_to(Tensor(np.asarray(part)), parent.shape)._array
                 order = parent.order
@@ -209,6 +214,29 @@ def _propagate(
                     heappush(heap, -order)
         if not retain_graph:
             node.saved = None
+
+
+def _leading(seeds: list[Node], wanted: dict[int, Any]) -> dict[int, bool]:
+    """The clock numbers of all nodes between the seeds and a wanted one; whether what is behind them leads there too.
+
+    The rest of the graph is not run: its hooks stay silent, and it may be freed.
+    """
+    every: dict[int, Node] = {}
+    stack = list(seeds)
+    oldest = min(wanted, default=0)
+    while stack:
+        node = stack.pop()
+        if node.order not in every:
+            every[node.order] = node
+            stack.extend(
+                p for p, wants in zip(node.parents, node.wanted) if wants and p is not None and p.order >= oldest
+            )
+    found: dict[int, bool] = {}
+    for order in sorted(every):
+        behind = any(p is not None and p.order in found for p in every[order].parents)
+        if behind or order in wanted:
+            found[order] = behind
+    return found
 
 
 def _pull_whole(node: Node, g: Tensor, arrive: Any, create_graph: bool) -> None:
@@ -270,14 +298,14 @@ def _summed_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumulate: bool) -> Any:
     """Show the gradient to the node's hooks, and leave it in the `grad` of the tensor that wants it."""
     if node.hooks:
-        tensor = g if create_graph else Tensor(g)
+        tensor, exclusive = g if create_graph else Tensor(np.asarray(g)), False  # a hook may keep what it sees
         state = thread.state
         enabled, state.enabled = state.enabled, create_graph
         try:
             for hook in list(node.hooks.values()):
                 replaced = hook(tensor)
                 if replaced is not None:
-                    tensor, exclusive = as_tensor(replaced), False
+                    tensor = as_tensor(replaced).astype(node.dtype)
         finally:
             state.enabled = enabled
         if tensor.shape != node.shape:
@@ -286,9 +314,14 @@ def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumula
     owner = node.owner() if node.owner is not None and accumulate else None
     if owner is not None:
         if create_graph:
-            owner.grad = g if owner.grad is None else owner.grad + g
+            owner.grad = _own(g) if owner.grad is None else owner.grad + g
         elif owner.grad is not None:
-            owner.grad = Tensor(owner.grad._array + g)
+            owner.grad = Tensor(np.asarray(owner.grad._array + g))
         else:
             owner.grad = Tensor(g if exclusive and node.op is None else np.array(g))
     return g
+
+
+def _own(g: Tensor) -> Tensor:
+    """The gradient in memory of its own: what arrives may be the seed's array, or another input's."""
+    return Tensor(g._array.copy(), g.node, g._requires_grad)

@@ -20,7 +20,7 @@ from ..ops.op import Elementwise, Op
 from ..program.expression import Expression
 from ..settings import FLOAT32, FLOAT64
 from .tape import Node, thread
-from .tensor import Tensor, as_tensor
+from .tensor import Tensor, as_tensor, tensor
 
 _ndarray = np.ndarray
 
@@ -141,14 +141,14 @@ def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:
 def all_tensors(op: Op, operands: Sequence[Any]) -> bool:
     """Whether operands can be taken as they are: tensors (or None), of one floating dtype where the op wants one."""
     dtype = None
-    for operand in operands:
+    for i, operand in enumerate(operands):
         if isinstance(operand, Tensor):
             if op.promotes:
                 own = operand._array.dtype
                 if (dtype is not None and own is not dtype) or (own is not FLOAT32 and own is not FLOAT64):
                     return False
                 dtype = own
-        elif operand is not None:
+        elif operand is not None or i not in op.optional:
             return False
     return True
 
@@ -156,7 +156,7 @@ def all_tensors(op: Op, operands: Sequence[Any]) -> bool:
 def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.ndarray[Any, Any]) -> Tensor:
     """The output as a tensor, with its node where one is needed."""
     state = thread.state
-    if state.enabled and op.vjps:
+    if state.enabled and op.vjps and y.dtype.kind == "f":
         wanted = tuple([t is not None and t._requires_grad for t in tensors])
         if True in wanted:
             saved = tuple([_kept(what, i, op, tensors, y) for what, i in op.plan(wanted).sources])
@@ -199,47 +199,69 @@ def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y:
 def one_dtype(op: Op, operands: Sequence[Any]) -> list[Any]:
     """Operands as tensors of one dtype.
 
-    Python numbers and NumPy scalars take the others' dtype; integers that meet a floating dtype take it; float32 and
-    float64 meet in float64; an op that has no integer form takes integers as the default dtype.
+    Python numbers, NumPy scalars and lists of them take the others' dtype; integers that meet a floating dtype take it;
+    float32 and float64 meet in float64; an op that has no integer form takes integers as the default dtype.
+
+    Raises:
+        DtypeError: for an operand that is no number.
     """
+    for i, operand in enumerate(operands):
+        if operand is None and i not in op.optional:
+            raise DtypeError(f"{op.name}: an operand is no number", expected="a tensor or a number", got="None")
     if not op.promotes:
         return [operand if operand is None else as_tensor(operand) for operand in operands]
     truth = op.truth if isinstance(op, Elementwise) else ()
     tensors: list[Any] = []
-    numbers: list[int] = []
+    strong: list[np.dtype[Any]] = []
+    weak: list[np.dtype[Any]] = []
     for i, operand in enumerate(operands):
         if operand is None:
             operand = op.defaults[i]
-        if operand is None or isinstance(operand, Tensor):
+        if i in truth:
+            t = as_tensor(operand)
+            tensors.append(t if t._array.dtype.kind == "b" else Tensor(t._array.astype(bool)))
+        elif operand is None or isinstance(operand, Tensor):
             tensors.append(operand)
-        elif isinstance(operand, (bool, int, float, np.generic)) and i not in truth:
-            numbers.append(i)
-            tensors.append(operand.item() if isinstance(operand, np.generic) else operand)
+            if operand is not None:
+                strong.append(operand._array.dtype)
+        elif isinstance(operand, (bool, int, float, np.generic, list, tuple)) and not holds_arrays(operand):
+            # In float64 at first, so that no digit is lost beside a float64.
+            given = [operand.item()] if isinstance(operand, np.generic) else operand
+            array = tensor(given, dtype=FLOAT64 if np.asarray(given).dtype.kind == "f" else None)._array
+            tensors.append(array.reshape(np.shape(operand)))
+            weak.append(array.dtype)
         else:
-            tensors.append(as_tensor(operand))
-    arrays = [t._array for i, t in enumerate(tensors) if isinstance(t, Tensor) and i not in truth]
-    floating = [a.dtype for a in arrays if a.dtype.kind == "f"]
-    takes_integers = (isinstance(op, Elementwise) and op.integers) or not isinstance(op, Elementwise)
-    if floating:
-        target = FLOAT64 if FLOAT64 in floating else floating[0]
-    elif not arrays or not takes_integers or any(isinstance(tensors[i], float) for i in numbers):
-        target = library.default_dtype
-        if takes_integers and not arrays and not any(isinstance(tensors[i], float) for i in numbers):
-            target = np.result_type(*[np.asarray(tensors[i]).dtype for i in numbers]) if numbers else target
-    else:
-        target = np.result_type(*[a.dtype for a in arrays])
-        if target.kind == "b" and any(not isinstance(tensors[i], bool) for i in numbers):
-            target = np.dtype(np.int64)
+            t = as_tensor(operand)
+            tensors.append(t)
+            strong.append(t._array.dtype)
+    target = common_dtype(strong, weak, op.integers)
     for i, t in enumerate(tensors):
-        if t is None:
+        if t is None or i in truth:
             continue
         if not isinstance(t, Tensor):
             tensors[i] = Tensor(np.asarray(t, target))
-        elif i in truth:
-            tensors[i] = t if t._array.dtype.kind == "b" else Tensor(t._array.astype(bool))
         elif t._array.dtype is not target:
-            tensors[i] = t.astype(target) if t._array.dtype != target else t
+            tensors[i] = t.astype(target)
     return tensors
+
+
+def holds_arrays(data: Any) -> bool:
+    """Whether an array or a tensor, which brings a dtype of its own, is somewhere in nested lists."""
+    if isinstance(data, (list, tuple)):
+        return any(holds_arrays(part) for part in data)
+    return isinstance(data, (np.ndarray, Tensor))
+
+
+def common_dtype(strong: list[Any], weak: list[Any], integers: bool) -> np.dtype[Any]:
+    """The dtype in which operands meet: those with a dtype of their own, and Python numbers, which follow them."""
+    floating = [dtype for dtype in strong if dtype.kind == "f"]
+    if floating:
+        return FLOAT64 if FLOAT64 in floating else FLOAT32
+    if not integers or any(dtype.kind == "f" for dtype in weak):
+        return library.default_dtype
+    every_bool = all(dtype.kind == "b" for dtype in strong)
+    found: np.dtype[Any] = np.result_type(*strong, *weak) if every_bool else np.result_type(*strong)
+    return found
 
 
 def does_not_broadcast(op: Op, arrays: Sequence[Any]) -> Exception:

@@ -234,8 +234,9 @@ class Writes:
                 )
 
 
-def _root(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    while isinstance(array.base, np.ndarray):
+def _root(array: Any) -> Any:
+    """The array that owns the memory; what NumPy puts between (for strided views) has a base too."""
+    while isinstance(array.base, np.ndarray) or getattr(array.base, "base", None) is not None:
         array = array.base
     return array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -171,6 +172,13 @@ class Tensor:
 
     __hash__ = object.__hash__
 
+    def __reduce__(self) -> Any:
+        if not self.is_leaf:
+            raise GraphError(
+                "copy: this tensor has a history, which cannot be copied", hint="x.detach() is the same value as a leaf"
+            )
+        return _rebuilt, (type(self), self._array, self._requires_grad, self.grad)
+
     # --- The tape ---
 
     def detach(self) -> Tensor:
@@ -273,6 +281,8 @@ class Tensor:
         made = function(self.detach(), other)
         if made.shape != self.shape:
             raise ShapeError(f"x {sign}= value: the value does not fit", expected=self.shape, got=made.shape)
+        if not np.can_cast(made.dtype, self.dtype, "same_kind"):
+            raise DtypeError(f"x {sign}= value: the result does not fit", expected=self.dtype, got=made.dtype)
         self._array[...] = made._array
         writes.note(self._array)
         return self
@@ -362,17 +372,34 @@ class Tensor:
         return turned
 
 
+def _rebuilt(kind: type[Tensor], array: np.ndarray[Any, Any], requires_grad: bool, grad: Tensor | None) -> Tensor:
+    """A leaf from its parts, for copying and pickling: a copied node would deliver gradients to the original."""
+    made = kind.__new__(kind)
+    Tensor.__init__(made, array)
+    made.requires_grad, made.grad = requires_grad, grad
+    return made
+
+
 def _plain(key: Any) -> Any:
     """An index without tensors: copies, so that a later write to one does not move what the tape remembers."""
-    if isinstance(key, (int, slice)):
+    if isinstance(key, int):
         return key
+    if isinstance(key, slice):
+        try:
+            return slice(*[p if p is None else operator.index(p) for p in (key.start, key.stop, key.step)])
+        except TypeError:
+            raise DtypeError("indexing: a slice is of whole numbers", got=repr(key)) from None
     if isinstance(key, tuple):
-        return tuple([_plain(part) for part in key])
+        return tuple([_plain(list(part) if isinstance(part, tuple) else part) for part in key])
     if isinstance(key, Tensor):
         return key._array.copy()
-    if isinstance(key, list):
-        return np.array(key) if key else np.array(key, dtype=np.int64)
-    return key.copy() if isinstance(key, np.ndarray) else key
+    if key is None or key is Ellipsis or isinstance(key, (np.generic, str)):
+        return key
+    try:
+        array = np.array(key)
+    except ValueError:
+        raise DtypeError("indexing: the rows of this list have unequal lengths", got=repr(key)) from None
+    return array.astype(np.int64) if array.size == 0 and not isinstance(key, np.ndarray) else array
 
 
 def _checked_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -410,10 +437,9 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 
 def _array_of(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
-    """A fresh array of `data`."""
-    source = data._array if isinstance(data, Tensor) else data
-    if isinstance(source, (list, tuple)):
-        source = _unwrapped(source)
+    """A fresh array of `data`. In a list NumPy scalars count as Python numbers: only arrays bring a dtype."""
+    arrays: list[np.ndarray[Any, Any]] = []
+    source = _unwrapped(np.asarray(data) if isinstance(data, np.generic) else data, arrays)
     try:
         array = np.array(source, dtype=dtype)
     except ValueError as trouble:
@@ -422,25 +448,22 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
         raise DtypeError("tensor: the data are no numbers", expected=_ALLOWED, got=str(trouble)) from None
     except TypeError as trouble:
         raise DtypeError("tensor: the data are no numbers", expected=_ALLOWED, got=str(trouble)) from None
-    if dtype is None and not isinstance(source, (np.ndarray, np.generic)):
-        if array.dtype.kind == "f" and not _holds_numpy(source):
-            array = array.astype(settings.default_dtype)
-        if array.size == 0 and array.dtype.kind == "f":
-            array = array.astype(settings.default_dtype)
+    if dtype is None and not arrays and array.dtype.kind == "f":
+        array = array.astype(settings.default_dtype)
     wanted = _checked_dtype(array.dtype)
     return array if array.dtype is wanted else array.astype(wanted)
 
 
-def _holds_numpy(source: Any) -> bool:
-    while isinstance(source, (list, tuple)) and source:
-        source = source[0]
-    return isinstance(source, (np.ndarray, np.generic))
-
-
-def _unwrapped(data: Any) -> Any:
+def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
+    """`data` without tensors and NumPy scalars; the arrays met are noted."""
     if isinstance(data, Tensor):
-        return data._array
-    return [_unwrapped(part) for part in data] if isinstance(data, (list, tuple)) else data
+        data = data._array
+    if isinstance(data, np.ndarray):
+        arrays.append(data)
+        return data
+    if isinstance(data, np.generic):
+        return data.item()
+    return [_unwrapped(part, arrays) for part in data] if isinstance(data, (list, tuple)) else data
 
 
 def as_tensor(data: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ def affine(x: Any, weight: Any, bias: Any) -> Any:
     One product whatever the leading axes.
     """
     leading, inner = x.shape[:-1], x.shape[-1]
-    flat = x if x.ndim == 2 else x.reshape(-1, inner)
+    flat = x if x.ndim == 2 else x.reshape(math.prod(leading), inner)
     out = np.matmul(flat, weight.T)
     if bias is not None:
         np.add(out, bias, out=out)

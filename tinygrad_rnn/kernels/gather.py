@@ -25,9 +25,9 @@ def add_at(out: Any, key: Any, values: Any) -> None:
     if not arrays or all(np.asarray(k).dtype == bool for k in arrays):
         out[key] += values
     elif len(keys) == 1 and out.ndim and out.flags.c_contiguous:
-        index = np.asarray(keys[0]).ravel()
+        index = np.asarray(keys[0]).ravel().astype(np.int64, copy=False)
         row = int(np.prod(out.shape[1:]))
-        index = np.where(index < 0, index + len(out), index).astype(np.int64, copy=False)
+        index = np.where(index < 0, index + len(out), index)
         scatter_add(np.asarray(values, out.dtype).reshape(index.size, row), index, out.reshape(len(out), row))
     else:
         np.add.at(out, key, values)

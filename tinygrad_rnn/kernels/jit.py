@@ -165,10 +165,10 @@ def _fingerprint() -> tuple[str, ...]:
 
 def _written(file_name: str, text: str) -> Path | None:
     """The path of the cache file holding `text`, written if need be; None where the cache cannot be written."""
-    folder = settings.cache_folder()
-    path = folder / file_name
     try:
-        if path.exists() and path.read_text(encoding="utf-8") == text and _writable(folder):
+        folder = settings.cache_folder()
+        path = folder / file_name
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text and _writable(folder):
             return path
         (folder / "__pycache__").mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
@@ -177,14 +177,14 @@ def _written(file_name: str, text: str) -> Path | None:
                 file.write(text)
             # Linking never replaces a file that another process made meanwhile: Numba stamps its cache by the file's
             # time.
-            if path.exists() and path.read_text(encoding="utf-8") != text:
+            if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
                 path.unlink()
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
         finally:
             os.unlink(temporary)
         return path
-    except OSError as trouble:
+    except (OSError, RuntimeError) as trouble:  # RuntimeError: the user has no home
         _warn(f"the folder of compiled kernels cannot be written, so they are compiled each time ({trouble})")
         return None
 

@@ -20,7 +20,7 @@ def _adam_twin(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     step, beta1, beta2, root, eps, l2, decay = map(float, c)
     p *= 1.0 - decay
     g = g + l2 * p
-    m += (1.0 - beta1) * (g - m)
+    m[...] = g - beta1 * (g - m) if beta1 <= 0.5 else m + (1.0 - beta1) * (g - m)
     v *= beta2
     v += (1.0 - beta2) * g * g
     p -= step * m / (np.sqrt(v) / root + eps)
@@ -31,11 +31,12 @@ def adam(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     """c: lr / (1 - beta1^t), beta1, beta2, sqrt(1 - beta2^t), eps, L2 factor, lr * decoupled decay."""
     step, beta1, beta2, root = like(c[0], p[0]), like(c[1], p[0]), like(c[2], p[0]), like(c[3], p[0])
     eps, l2, keep = like(c[4], p[0]), like(c[5], p[0]), like(1.0 - c[6], p[0])
+    near = c[1] <= 0.5  # from the nearer end, as torch.lerp: the other way cancels digits
     rest1, rest2 = like(1.0 - c[1], p[0]), like(1.0 - c[2], p[0])
     for i in range(p.shape[0]):
         kept = p[i] * keep
         slope = g[i] + l2 * kept
-        m[i] += rest1 * (slope - m[i])
+        m[i] = slope - beta1 * (slope - m[i]) if near else m[i] + rest1 * (slope - m[i])
         v[i] = beta2 * v[i] + rest2 * slope * slope
         p[i] = kept - step * m[i] / (math.sqrt(v[i]) / root + eps)
 
@@ -74,7 +75,7 @@ def _rmsprop_twin(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     v += (1.0 - alpha) * g * g
     spread = v
     if a.size:
-        a += (1.0 - alpha) * (g - a)
+        a[...] = g - alpha * (g - a) if alpha <= 0.5 else a + (1.0 - alpha) * (g - a)
         spread = v - a * a
     g = g / (np.sqrt(spread) + eps)
     if momentum:
@@ -88,13 +89,13 @@ def rmsprop(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     """c: lr, alpha, eps, L2 factor, momentum. a (mean gradient) and b (momentum) may be empty."""
     lr, alpha, rest = like(c[0], p[0]), like(c[1], p[0]), like(1.0 - c[1], p[0])
     eps, l2, momentum = like(c[2], p[0]), like(c[3], p[0]), like(c[4], p[0])
-    centered, moving = a.shape[0] > 0, b.shape[0] > 0
+    centered, moving, near = a.shape[0] > 0, b.shape[0] > 0, c[1] <= 0.5
     for i in range(p.shape[0]):
         slope = g[i] + l2 * p[i]
         v[i] = alpha * v[i] + rest * slope * slope
         spread = v[i]
         if centered:
-            a[i] += rest * (slope - a[i])
+            a[i] = slope - alpha * (slope - a[i]) if near else a[i] + rest * (slope - a[i])
             spread = v[i] - a[i] * a[i]
         step = slope / (math.sqrt(spread) + eps)
         if moving:

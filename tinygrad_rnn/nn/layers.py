@@ -69,8 +69,10 @@ class _Layers(Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         stem, _, layer = name.rpartition("_l")
-        owner = self.cells[int(layer)] if layer.isdecimal() and int(layer) < self.num_layers else None
-        object.__setattr__(*((self, name, value) if owner is None or stem not in vars(owner) else (owner, stem, value)))
+        if layer.isdecimal() and int(layer) < self.num_layers and stem in vars(self.cells[int(layer)]):
+            setattr(self.cells[int(layer)], stem, value)
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and "_l" in name:

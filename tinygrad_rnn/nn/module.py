@@ -21,9 +21,6 @@ class Parameter(Tensor):
         super().__init__(as_tensor(data)._array)
         self.requires_grad = requires_grad
 
-    def __reduce__(self) -> Any:  # for copy.deepcopy: a copied node would deliver its gradients to the original
-        return type(self), (self._array.copy(), self._requires_grad)
-
 
 class Module:
     """Base class of layers and models: assign parameters and modules to attributes, write `forward`.

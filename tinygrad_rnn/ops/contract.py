@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,9 +56,7 @@ def matmul(a: Array, b: Array) -> Any:
 
 
 def _rows(x: Any) -> Any:
-    if len(x.shape) == 2:
-        return x
-    return reshape(x, (-1, x.shape[-1])) if x.size else reshape(x, (0, x.shape[-1]))
+    return x if len(x.shape) == 2 else reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _one_below_another(blocks: Sequence[Any]) -> Any:

@@ -132,7 +132,7 @@ def _(g, y):
     return g / (2.0 * y)
 
 
-@elementwise(symbol="xᵇ", domain=(0.3, 2.0))
+@elementwise(symbol="xᵇ", domain=(0.3, 2.0), integers=True)
 def power(a: Array, b: Array) -> Any:
     """a ** b. Where b is 0 the derivative in a is 0; where a is 0 and b >= 0 the derivative in b is 0."""
     return a**b
@@ -140,12 +140,14 @@ def power(a: Array, b: Array) -> Any:
 
 @power.vjp("a")
 def _(g, a, b):
-    return where(b == 0.0, 0.0, g * (b * a ** (b - 1.0)))
+    # The inner choice keeps infinity out of the derivative of this: where it is masked, 0 times it would be NaN.
+    return where(b == 0.0, 0.0, g * (b * a ** where(b == 0.0, 1.0, b - 1.0)))
 
 
 @power.vjp("b")
 def _(g, a, b, y):
-    return where((a == 0.0) & (b >= 0.0), 0.0, g * (y * log(a)))
+    flat = (a == 0.0) & (b >= 0.0)
+    return where(flat, 0.0, g * (y * log(where(flat, 1.0, a))))
 
 
 # --- Exponentials and friends ---

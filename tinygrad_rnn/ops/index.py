@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..kernels import gather
-from .op import Array, Piece, Refusal, call, opaque, shape
+from .op import Array, Piece, Refusal, call, normalized_axes, opaque, shape
 
 
 class Patch(Piece):
@@ -50,7 +50,13 @@ def getitem(x: Array, key: Any = ()) -> Any:
     Basic ones give a view.
     """
     try:
-        return x[key]
+        y = x[key]
+        # NumPy copies a single element out; with an ellipsis it is a view, like every other basic index.
+        return y if isinstance(y, np.ndarray) else x[(*(key if isinstance(key, tuple) else (key,)), ...)]
+    except TypeError:
+        raise DtypeError(
+            "indexing: this is no index", expected="ints, slices, ..., None, arrays", got=repr(key)
+        ) from None
     except IndexError as trouble:
         text = str(trouble)
         if "only integers" in text or "arrays used as indices" in text:
@@ -115,13 +121,15 @@ def take(x: Array, index: Array, axis: int = 0) -> Any:
 
 
 def _along(x: Any, index: Any, axis: int) -> tuple[Any, ...]:
-    axis = axis % max(len(x.shape), 1)
+    if not len(x.shape):
+        raise ShapeError("take: a number has no entries", expected="at least one axis", got=x.shape)
+    axis = normalized_axes("take", axis, len(x.shape), several=False)
     return (*(slice(None),) * axis, _whole_numbers("take", index, x.shape[axis]))
 
 
 @take.vjp("x")
 def _(g, index, x_shape, axis):
-    return Patch(g, (*(slice(None),) * (axis % len(x_shape)), index.numpy()))
+    return Patch(g, (*(slice(None),) * (axis % len(x_shape)), np.array(index)))
 
 
 @shape(
@@ -146,4 +154,4 @@ def embedding(weight: Array, index: Array) -> Any:
 
 @embedding.vjp("weight")
 def _(g, index):
-    return Patch(g, (index.numpy(),))
+    return Patch(g, (np.array(index),))

@@ -90,5 +90,6 @@ def cross_entropy(
         smooth = where(counted, -sum(logs, classes_axis), 0.0)
         loss = loss * (1.0 - label_smoothing) + smooth * (label_smoothing / classes)
     if reduction == "mean":
-        return sum(loss) / dtype.type(factors.sum())
+        total = dtype.type(factors.sum())
+        return sum(loss) / total if total else sum(loss) * dtype.type(np.nan)  # the mean of nothing
     return _reduced("cross_entropy", loss, reduction)

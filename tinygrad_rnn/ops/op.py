@@ -114,6 +114,7 @@ class Op:
         self.samples: Callable[[Any], Iterable[Sample]] | None = None
         self.refusals: Callable[[Any], Iterable[Refusal]] | None = None
         self.promotes = False
+        self.integers = True
         self.call: Callable[..., Any] = _unbound
         self._plans: dict[tuple[bool, ...], Plan] = {}
 
@@ -121,6 +122,9 @@ class Op:
         self.variadic = any("Sequence" in str(p.annotation) for p in parameters)
         is_input = [p.default is p.empty or "Array" in str(p.annotation) for p in parameters]
         self.inputs = tuple(p.name for p, chosen in zip(parameters, is_input) if chosen)
+        self.optional = frozenset(
+            i for i, p in enumerate(p for p, chosen in zip(parameters, is_input) if chosen) if p.default is not p.empty
+        )
         self.settings = tuple(p.name for p, chosen in zip(parameters, is_input) if not chosen)
         self.defaults = tuple(None if p.default is p.empty else p.default for p, c in zip(parameters, is_input) if c)
 
@@ -377,12 +381,14 @@ def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
         *,
         symbol: str | None = None,
         promotes: bool = False,
+        integers: bool = True,
         samples: Callable[[Any], Iterable[Sample]] | None = None,
         refusals: Callable[[Any], Iterable[Refusal]] | None = None,
     ) -> Callable[[Callable[..., Any]], Any]:
         def declare_rule(rule: Callable[..., Any]) -> Any:
             op = kind(rule, symbol=symbol)
-            op.promotes, op.samples, op.refusals = promotes, samples, refusals
+            op.promotes, op.integers = promotes or not integers, integers
+            op.samples, op.refusals = samples, refusals
             return declare(op)
 
         return declare_rule
@@ -391,7 +397,8 @@ def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
 
     Args:
         symbol: its label in pictures.
-        promotes: True where inputs of several floating dtypes become one before the rule runs.
+        promotes: True where inputs of several dtypes become one before the rule runs.
+        integers: True where integers stay integers; otherwise they become the default dtype.
         samples: calls for its tests, drawn with the random source given.
         refusals: calls that it must refuse.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ShapeError
 from .elementwise import exp, where
 from .op import Array, Refusal, call, reduction
-from .shape import broadcast_to
+from .shape import astype, broadcast_to
 
 
 def _axes(r: Any) -> list[Any]:
@@ -49,7 +49,7 @@ def _(g, x_shape):
     return broadcast_to(g, x_shape)
 
 
-@reduction(samples=_axes, refusals=_bad)
+@reduction(integers=False, samples=_axes, refusals=_bad)
 def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean along `axis`; of nothing, NaN."""
     with np.errstate(invalid="ignore"):
@@ -81,8 +81,8 @@ def _some(name: str, x: Any, axis: tuple[int, ...]) -> None:
 
 def _share(g: Any, x: Any, y: Any, axis: tuple[int, ...]) -> Any:
     """The gradient spread evenly over the elements that reach the extreme value."""
-    reached = where(x == y, g * 0.0 + 1.0, 0.0)
-    return where(x == y, g / sum(reached, axis, True), 0.0)
+    reached = x == y
+    return where(reached, g / sum(astype(reached, g.dtype), axis, True), 0.0)
 
 
 @reduction(symbol="max", samples=_axes, refusals=_bad_or_empty)
@@ -112,7 +112,7 @@ def _(g, x, y, axis):
     return _share(g, x, y, axis)
 
 
-@reduction(samples=_axes, refusals=_bad)
+@reduction(integers=False, samples=_axes, refusals=_bad)
 def logsumexp(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     """log(sum(e^x)) along `axis`, without overflow; of nothing, minus infinity."""
     if x.size == 0:
@@ -131,7 +131,7 @@ def _(g, x, y):
     return g * where(y == -np.inf, 0.0, exp(x - where(y == -np.inf, 0.0, y)))
 
 
-@reduction(samples=_axis, refusals=_bad)
+@reduction(integers=False, samples=_axis, refusals=_bad)
 def softmax(x: Array, axis: int = -1) -> Any:
     """e^x / sum(e^x) along one axis."""
     if x.size == 0:
@@ -146,7 +146,7 @@ def _(g, y, axis):
     return y * (g - sum(g * y, axis, True))
 
 
-@reduction(samples=_axis, refusals=_bad)
+@reduction(integers=False, samples=_axis, refusals=_bad)
 def log_softmax(x: Array, axis: int = -1) -> Any:
     """x - log(sum(e^x)) along one axis."""
     if x.size == 0:
@@ -161,8 +161,13 @@ def _(g, y, axis):
     return g - exp(y) * sum(g, axis, True)
 
 
-@reduction(samples=_axis, refusals=_bad_or_empty)
-def argmax(x: Array, axis: int = -1) -> Any:
-    """The index of the first largest element along one axis; no gradient."""
-    _some("argmax", x, (axis,))
-    return np.argmax(x, axis=axis)
+@reduction(
+    samples=lambda r: [call(r(3, 4)), call(r(2, 3, 4), axis=-2), call(r(2, 3), axis=1, keepdims=True), call(r())],
+    refusals=lambda r: [*_bad_or_empty(r), Refusal(call(r(2, 3, 4), axis=(0, 1)), ShapeError, "one axis, or all")],
+)
+def argmax(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
+    """The index of the first largest element along one axis, or (None) among all elements in order; no gradient."""
+    _some("argmax", x, axis)
+    if len(axis) not in (1, x.ndim):
+        raise ShapeError("argmax: one axis, or all", expected="an int or None", got=axis)
+    return np.argmax(x, axis=axis[0] if len(axis) == 1 else None, keepdims=keepdims)

@@ -209,7 +209,7 @@ def split(x: Array, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, 
         if sections < 1 or whole % sections:
             raise ShapeError("split: the pieces are not equal", expected=f"a divisor of {whole}", got=sections)
         sections = [whole // sections] * int(sections)
-    if sum(sections) != whole:
+    if sum(sections) != whole or min(sections) < 0:
         raise ShapeError("split: the sizes do not add up", expected=f"a sum of {whole}", got=list(sections))
     before, start, pieces = (slice(None),) * axis, 0, []
     for size in sections:

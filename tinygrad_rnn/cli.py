@@ -1,0 +1,111 @@
+"""The command `tinygrad-rnn`: a subcommand for each tool. What goes wrong is one line on stderr, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .errors import ArgumentError, TinygradError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, or 2 where something was wrong."""
+    parser = _Parser(prog="tinygrad-rnn", description="Tools of tinygrad_rnn.")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
+    _graph_arguments(tools.add_parser("graph", help="draw the graph of a recurrent net", description=_GRAPH))
+    return _run(_graph, parser, arguments)
+
+
+def render_graph(arguments: Sequence[str] | None = None) -> int:
+    """Run `tinygrad-rnn graph` as a command of its own."""
+    parser = _Parser(prog="render_graph.py", description=_GRAPH)
+    _graph_arguments(parser)
+    return _run(_graph, parser, arguments)
+
+
+def _run(tool: Any, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    try:
+        tool(parser.parse_args(arguments))
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse has said it
+        return int(end.code or 0)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except TinygradError as trouble:
+        print(f"{parser.prog}: {trouble.one_line}", file=sys.stderr)
+        return 2
+    except OSError as trouble:
+        print(f"{parser.prog}: {' '.join(str(trouble).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# --- graph ---
+
+_GRAPH = "Draw a recurrent net unrolled over time: steps from left to right, layers from bottom to top."
+
+_CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+
+
+def _graph_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--cell", choices=tuple(_CELLS), default="lstm", help="kind of cell (%(default)s)")
+    add("--layers", type=_positive, default=1, metavar="N", help="layers one above another (%(default)s)")
+    add("--steps", type=_positive, default=3, metavar="T", help="time steps (%(default)s)")
+    add("--input", type=_positive, default=4, metavar="I", help="features of the input (%(default)s)")
+    add("--hidden", type=_positive, default=8, metavar="H", help="features of the state (%(default)s)")
+    add("--batch", type=_positive, default=1, metavar="B", help="sequences in a batch (%(default)s)")
+    add("--level", choices=("auto", "op", "gate", "cell", "layer"), default="gate", help="how fine (%(default)s)")
+    add("--params", choices=("ghost", "once", "none"), default="ghost", help="how parameters are drawn (%(default)s)")
+    folding = parser.add_mutually_exclusive_group()
+    folding.add_argument("--fold", type=_head_and_tail, default="auto", metavar="HEAD,TAIL", help="steps to draw")
+    folding.add_argument("--no-fold", dest="fold", action="store_const", const=None, help="draw every step")
+    add("--format", metavar="FORMAT", help="svg, png, pdf, dot or json (the suffix of the file; else dot)")
+    add("-o", "--output", metavar="FILE", help="the file to write (DOT text to standard output)")
+
+
+def _graph(chosen: argparse.Namespace) -> None:
+    from . import nn, viz
+    from .autograd.tape import Tape
+    from .autograd.tensor import zeros
+
+    net: Any = getattr(nn, _CELLS[chosen.cell])(chosen.input, chosen.hidden, chosen.layers)
+    with Tape():  # so that the steps of the input, through which no gradient flows, are recorded too
+        outputs, _ = net(zeros(chosen.steps, chosen.batch, chosen.input))
+    picture = viz.graph(outputs, chosen.level, chosen.fold, chosen.params, module=net)
+    if chosen.output is not None:
+        picture.save(chosen.output, chosen.format)
+        return
+    content = picture.to_bytes(chosen.format or "dot")
+    if chosen.format in ("png", "pdf") and sys.stdout.isatty():
+        raise ArgumentError(f"graph: {chosen.format} is not for a terminal", hint="-o FILE")
+    sys.stdout.buffer.write(content)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _head_and_tail(text: str) -> str | tuple[int, int]:
+    if text == "auto":
+        return text
+    head, comma, tail = text.partition(",")
+    if not (comma and head.isdecimal() and tail.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected HEAD,TAIL such as 2,1, got {text!r}")
+    return int(head), int(tail)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

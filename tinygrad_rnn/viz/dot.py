@@ -1,0 +1,326 @@
+"""The graph as text in Graphviz's DOT language. The same graph gives the same bytes.
+
+Two things that dot does not say. It minds an invisible edge that orders two nodes of a rank only where the edge stands
+in the very cluster of both; between clusters it ignores it, so the columns are kept in order by an axis of time that
+lies outside of them. And an edge that crosses ranks without ranking them wanders: the hidden state's way down to the
+next step is therefore laid out, one point a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from . import style, words
+from .layout import Grid, Row, is_given
+from .nodes import Edge, Graph, Node
+from .style import identifier, quoted
+
+PARAMS = ("ghost", "once", "none")
+
+_HEAD = f"""\
+  graph [rankdir=BT newrank=true remincross=false nodesep=0.2 ranksep=0.36 pad=0.25 bgcolor="#FFFFFF" labelloc=b
+    fontname="{style.FONT}" fontsize=12 fontcolor="{style.INK}"]
+  node [shape=box style="rounded,filled" margin="0.14,0.055" height=0.36 width=0.4 penwidth=1.2
+    fontname="{style.FONT}" fontsize=12 fontcolor="{style.INK}" color="{style.INK}" fillcolor="#FFFFFF"]
+  edge [color="{style.RULE}" penwidth=1.1 arrowsize=0.6
+    fontname="{style.FONT}" fontsize=10 fontcolor="{style.FAINT}"]"""
+
+_TIME_FRAME = 'label="" style=rounded color="#E4E7EB" margin=10'
+_CELL_FRAME = (
+    f'style="rounded,filled" color="#CBD2D9" fillcolor="#FAFBFC" labelloc=t labeljust=l fontcolor="{style.FAINT}" '
+    "fontsize=11 margin=9"
+)
+_PARAMETER_FRAME = (
+    f'style="rounded,dashed" color="{style.PARAMETER[1]}" labelloc=t fontcolor="{style.PARAMETER[1]}" '
+    "fontsize=11 margin=10"
+)
+
+#: What stands below the columns that are no step; a space is no word.
+_COLUMN = {"time start": "start", "time None": "every step", "time parameters": " "}
+
+#: A column of parameters has at least this many.
+_SHORTEST = 4
+
+#: Names of the clusters around something, from the outermost.
+Path = tuple[str, ...]
+
+
+def to_dot(graph: Graph, caption: list[str], params: str = "ghost", uses: dict[str, int] | None = None) -> str:
+    """The DOT text of a graph.
+
+    Args:
+        graph: at any level, folded or not.
+        caption: a title and lines of text to stand below the picture.
+        params: "ghost": a chip at each use and one node each at the side; "once": one node and an edge to each use;
+            "none": not drawn.
+        uses: for each parameter's id, how often it is used in the whole graph.
+    """
+    return _Drawing(graph, caption, params, graph.uses() if uses is None else uses).text()
+
+
+class _Drawing:
+    """Statements by the cluster they stand in."""
+
+    def __init__(self, graph: Graph, caption: list[str], params: str, uses: dict[str, int]) -> None:
+        self.graph, self.grid, self.uses = graph, Grid(graph), uses
+        self.nodes = graph.by_id
+        self.statements: dict[Path, list[str]] = {(): []}
+        self.path_of: dict[str, Path] = {}
+        self.beside: dict[str, str] = {}
+        self.joined: set[tuple[str, str]] = set()
+        recurrent = [edge for edge in graph.edges if edge.kind == "recurrent"]
+        self.colours = style.states(list(dict.fromkeys(edge.name for edge in recurrent)))
+        self.parameters = graph.of_kind("parameter") if params != "none" else []
+        used: dict[str, list[Node]] = {}
+        for edge in graph.edges:
+            if edge.kind == "parameter" and params == "ghost" and self.nodes[edge.target].kind != "ellipsis":
+                used.setdefault(edge.target, []).append(self.nodes[edge.source])
+
+        legend = words.caption(caption, self.colours, bool(used))
+        self.statements[()].append(f"{_HEAD}\n  label=<{legend}>")
+        self._place_nodes()
+        ways = self._ways(recurrent)
+        self._chips(used, {end for edge in recurrent for end in self._ends_in_one_row(edge)})
+        self._parameters()
+        self._edges(params == "once")
+        for pair, edges in _parallel(recurrent).items():
+            self._recurrent(edges, ways.get(pair, []) or self._crossed(edges[0], ways))
+        self._order_rows(ways)
+        self._axis()
+
+    def text(self) -> str:
+        return "digraph tinygrad_rnn {\n" + "\n".join(self._block((), "  ")) + "\n}\n"
+
+    def _block(self, path: Path, indent: str) -> list[str]:
+        lines = [indent + line.strip() if path else line for line in self.statements[path]]
+        for inner in self.statements:
+            if len(inner) == len(path) + 1 and inner[: len(path)] == path:
+                lines += [f"{indent}subgraph {identifier(f'cluster {inner[-1]}')} {{"]
+                lines += [*self._block(inner, indent + "  "), f"{indent}}}"]
+        return lines
+
+    # --- Saying things ---
+
+    def _cluster(self, path: Path, attributes: str) -> None:
+        if path not in self.statements:
+            self.statements[path] = [attributes]
+
+    def _node(self, id: str, path: Path, attributes: str) -> None:
+        self.path_of[id] = path
+        self.statements[path].append(f"  {identifier(id)} [{attributes}]")
+
+    def _edge(self, source: str, target: str, attributes: str = "") -> None:
+        """An edge, in the innermost cluster that holds both ends."""
+        self.joined.add((source, target))
+        path: Path = ()
+        for one, other in zip(self.path_of[source], self.path_of[target]):
+            if one != other:
+                break
+            path = (*path, one)
+        shown = f" [{attributes}]" if attributes else ""
+        self.statements[path].append(f"  {identifier(source)} -> {identifier(target)}{shown}")
+
+    def _same_rank(self, ids: Iterable[str]) -> None:
+        self.statements[()].append(f"  {{rank=same; {'; '.join(map(identifier, ids))}}}")
+
+    # --- Nodes ---
+
+    def _place_nodes(self) -> None:
+        self.start: Path = ("step None",) if None in self.grid.columns else ("start",)
+        for node in self.grid.before:
+            self._cluster(self.start, _TIME_FRAME)
+            self._draw(node, self.start)
+        many = len(self.graph.layers) > 1
+        for step, nodes in self.grid.columns.items():
+            column = (f"step {step}",)
+            self._cluster(column, _TIME_FRAME)
+            for node in nodes:
+                alone = sum((n.layer, n.reverse) == (node.layer, node.reverse) and not is_given(n) for n in nodes) == 1
+                if is_given(node) or alone or node.layer is None:
+                    self._draw(node, column)
+                    continue
+                frame = (*column, f"step {step} layer {node.layer}{' reverse' if node.reverse else ''}")
+                title = (node.cell or "").removesuffix("Cell") + (f", layer {node.layer}" if many else "")
+                self._cluster(frame, f"label={quoted(title + (', reverse' if node.reverse else ''))} {_CELL_FRAME}")
+                self._draw(node, frame)
+        for node in self.graph.nodes:
+            if node.id not in self.path_of and node.kind != "parameter":
+                self._draw(node, ())
+
+    def _draw(self, node: Node, path: Path) -> None:
+        fill, line = style.paint(node, self.colours)
+        plain = 'shape=plain style="" ' if node.kind == "ellipsis" else ""
+        colours = f'{plain}fillcolor="{fill}" color="{line}"'
+        self._node(node.id, path, f"label=<{words.label(node)}> {colours} tooltip={quoted(words.tooltip(node))}")
+
+    def _chips(self, used: dict[str, list[Node]], crowded: set[str]) -> None:
+        """A chip stands to the right of the node that uses it, or below where a state passes on the right."""
+        fill, line = style.PARAMETER
+        for id, parameters in used.items():
+            chip = f"chip {id}"
+            names = ", ".join(parameter.name for parameter in parameters)
+            self._node(
+                chip,
+                self.path_of[id],
+                f"label=<{words.chip(parameters)}> tooltip={quoted(f'{names}: the same at every step')} "
+                f'style="rounded,filled,dashed" height=0.2 margin="0.07,0.03" penwidth=1 '
+                f'fillcolor="{fill}" color="{line}"',
+            )
+            look = f'style=dashed color="{line}" penwidth=0.9'
+            if id in crowded or id not in self.grid.rows:
+                self._edge(chip, id, look)
+            else:  # written backward: the tail of an edge inside a rank stands left
+                self.beside[id] = chip
+                self._edge(id, chip, f"dir=back {look}")
+
+    def _parameters(self) -> None:
+        fill, line = style.PARAMETER
+        title = "parameters" + ("\nshared by all steps" if len(self.graph.steps) > 1 else "")
+        for node in self.parameters:
+            self._cluster(("parameters",), f"label={quoted(title)} {_PARAMETER_FRAME}")
+            look = "" if node.trains else 'style="rounded,filled,dashed" '
+            text = words.parameter(node, self.uses.get(node.id, 0))
+            self._node(
+                node.id,
+                ("parameters",),
+                f'label=<{text}> {look}fillcolor="{fill}" color="{line}" tooltip={quoted(words.tooltip(node))}',
+            )
+        height = self.stack_height = max(_SHORTEST, len(set(self.grid.rows.values())))
+        stacks = [self.parameters[i : i + height] for i in range(0, len(self.parameters), height)]
+        for stack in stacks:
+            for above, below in pairwise(stack):
+                self._edge(below.id, above.id, "style=invis")
+        for left, right in pairwise(stacks):
+            self._same_rank((left[0].id, right[0].id))
+            self._edge(left[0].id, right[0].id, "style=invis")
+
+    # --- Edges ---
+
+    def _edges(self, parameters: bool) -> None:
+        for edge in self.graph.edges:
+            if edge.kind == "data":
+                self._edge(edge.source, edge.target, self._count(edge))
+            elif edge.kind == "parameter" and parameters:
+                look = f'constraint=false style=dashed color="{style.PARAMETER[1]}" penwidth=0.8'
+                self._edge(edge.source, edge.target, look)
+
+    def _count(self, edge: Edge) -> str:
+        """How many uses an edge stands for: at its head, as a label in the middle would double all ranks."""
+        if edge.count == 1:
+            return "weight=3" if is_given(self.nodes[edge.source]) else ""
+        steps = any(
+            self.nodes[end].kind == "ellipsis" or self.nodes[end].step is None for end in (edge.source, edge.target)
+        )
+        return (f'headlabel=" ×{edge.count} " ' if steps else "") + f"tooltip={quoted(f'×{edge.count}')}"
+
+    def _ways(self, edges: list[Edge]) -> dict[tuple[str, str], list[str]]:
+        """The points that recurrent edges go through, one in each row between their ends, in the source's column."""
+        ways: dict[tuple[str, str], list[str]] = {}
+        for edge in edges:
+            if self.nodes[edge.source].kind == "ellipsis" or (edge.source, edge.target) in ways:
+                continue  # nothing else stands in the column of an ellipsis
+            points = ways[edge.source, edge.target] = []
+            for row in self.grid.between(edge):
+                point = f"way {edge.source} {edge.target} {row[2]}"
+                self._node(point, self.path_of[edge.source], 'shape=point width=0 height=0 label="" style=invis')
+                self.grid.rows[point] = row
+                points.append(point)
+        return ways
+
+    def _crossed(self, edge: Edge, ways: dict[tuple[str, str], list[str]]) -> list[str]:
+        """The points of other states that an edge inside a row meets on its way: it goes through them, not around."""
+        if not self._ends_in_one_row(edge):
+            return []
+        rows, column = self.grid.rows, self.path_of[edge.source]
+        met = [point for (start, _), points in ways.items() if self.path_of[start] == column for point in points]
+        return [point for point in met if rows[point] == rows[edge.source]]
+
+    def _recurrent(self, edges: list[Edge], points: list[str]) -> None:
+        """Edges from one node to another that carry states: one line with a colour each."""
+        source, target = edges[0].source, edges[0].target
+        back = self.nodes[target].reverse
+        colours = [self.colours[edge.name] for edge in edges]
+        colours = [style.REVERSED.get(colour, colour) for colour in colours] if back else colours
+        names = " and ".join(f"{edge.name} state" for edge in edges)
+        look = f'color="{":".join(colours)}" penwidth=2.2 tooltip={quoted(names)}'
+        leave, enter = ("w", "e") if back else ("e", "w")
+        if source == target:
+            times = f"×{edges[0].count}"
+            self._edge(source, target, f"{look} label={quoted(f' {names} {times}')} tailport=e headport=e")
+            return
+        stops = [source, *points, target]
+        for start, end in pairwise(stops):
+            inside = self.path_of[start] == self.path_of[end]
+            # Inside a column an edge down is written upward: dot keeps the order of a row only around such edges.
+            down = inside and self.grid.rows[start] > self.grid.rows[end]
+            arrow = ("dir=back" if down else "dir=forward") + " arrowsize=0.75" if end == target else "dir=none"
+            level = inside and self.grid.rows[start] == self.grid.rows[end]  # straight only without ports
+            leaves = "" if level else f"{'head' if down else 'tail'}port={leave}"
+            first = leaves if start == source else f"{'head' if down else 'tail'}clip=false"
+            last = f"{'tail' if down else 'head'}{f'port={enter}' if end == target else 'clip=false'}"
+            tail, head = (end, start) if down else (start, end)
+            self._edge(tail, head, f"{look} {arrow} {first} {last}{'' if inside else ' constraint=false'}")
+
+    def _ends_in_one_row(self, edge: Edge) -> tuple[str, ...]:
+        rows = self.grid.rows
+        return (edge.source, edge.target) if rows.get(edge.source) == rows.get(edge.target) else ()
+
+    # --- The grid ---
+
+    def _order_rows(self, ways: dict[tuple[str, str], list[str]]) -> None:
+        """Each row on one rank; in each column gates in the order they ran, then the points of states that leave."""
+        first = {node.id for node in self.grid.before}
+        passing = {point for points in ways.values() for point in points}
+        if self.grid.inputs:
+            self._same_rank(node.id for node in self.grid.inputs)
+        rows: dict[Row, list[str]] = {}
+        for id, row in self.grid.rows.items():
+            rows.setdefault(row, []).append(id)
+        for (_, reverse, _), ids in sorted(rows.items()):
+            self._same_rank([*ids, *(self.beside[id] for id in ids if id in self.beside)])
+            columns: dict[Path, list[str]] = {}
+            for id in sorted(ids, key=lambda id: (id not in first, (id in passing) != reverse)):
+                columns.setdefault(self.path_of[id], []).append(id)
+            for members in columns.values():
+                for left, right in zip([self.beside.get(id, id) for id in members], members[1:]):
+                    if (left, right) not in self.joined:
+                        self._edge(left, right, "style=invis")
+
+    def _axis(self) -> None:
+        """The axis of time below the picture."""
+        columns = {f"time {step}": nodes for step, nodes in self.grid.columns.items()}
+        if self.grid.before and self.start == ("start",):
+            columns = {"time start": self.grid.before, **columns}
+        if self.parameters:
+            columns["time parameters"] = self.parameters
+        for id, nodes in columns.items():
+            text = _COLUMN.get(id) or f"step {(nodes[0].step or 0) + 1}"
+            folded = [node for node in nodes if node.kind == "ellipsis"]
+            if folded:
+                text = f"{folded[0].name}\n{folded[0].settings}, same parameters"
+            self._node(
+                id, (), f'label={quoted(text)} shape=plain style="" fontcolor="{style.FAINT}" group={quoted(id)}'
+            )
+            lowest = min(nodes, key=lambda node: (not is_given(node), self.grid.rows.get(node.id, (0, False, 0))))
+            if id == "time parameters":
+                lowest = self.parameters[: self.stack_height][-1]
+            # Ends of one group: dot counts a crossing of such an edge a thousandfold, so no column leaves its place.
+            self.statements[()].append(f"  {identifier(lowest.id)} [group={quoted(id)}]")
+            self._edge(id, lowest.id, "style=invis weight=100")
+        for left, right in zip(columns, list(columns)[1:]):
+            hidden = right == "time parameters"
+            self._edge(left, right, "style=invis" if hidden else f'color="{style.RULE}" arrowsize=0.5')
+        if columns:
+            self._same_rank(columns)
+        targets = {edge.target for edge in self.graph.edges}
+        for node in self.graph.nodes:  # what stands outside the steps lies above the axis as well
+            if columns and self.path_of.get(node.id) == () and node.id not in targets:
+                self._edge(next(iter(columns)), node.id, "style=invis weight=0")
+
+
+def _parallel(edges: list[Edge]) -> dict[tuple[str, str], list[Edge]]:
+    found: dict[tuple[str, str], list[Edge]] = {}
+    for edge in edges:
+        found.setdefault((edge.source, edge.target), []).append(edge)
+    return found

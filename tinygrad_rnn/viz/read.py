@@ -1,0 +1,233 @@
+"""The tape as a graph of plain nodes: every op once, and what it was given.
+
+The tape keeps no node for a tensor through which no gradient flows: it may be data, a zero initial state, a frozen
+weight or a number. What it is follows from the cell being the same program at every step: an operand that at the next
+step is this step's result is a state, an initial one where it comes from nowhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..autograd.tape import Node as TapeNode
+from ..autograd.tape import Place, Tape
+from ..autograd.tensor import Tensor
+from ..errors import ArgumentError
+from ..nn.module import Parameter
+from .nodes import Edge, Graph, Node, merged
+
+
+def read(result: Any, parameters: Mapping[str, Tensor] | None = None) -> Graph:
+    """The graph behind a result.
+
+    Args:
+        result: a tensor, a nest of tensors, or a `Tape`, of which every op is taken.
+        parameters: tensors by name. Those that nothing uses are in the graph too.
+
+    Raises:
+        ArgumentError: for a result without a history.
+    """
+    return _Reader(_history(result), parameters or {}).graph()
+
+
+def _history(result: Any) -> list[TapeNode]:
+    """Every tape node behind the result, oldest first."""
+    found: dict[int, TapeNode] = {}
+    for root in _roots(result):
+        if root.order not in found:
+            found.update((node.order, node) for node in root.ancestors())
+    if not any(node.op is not None for node in found.values()):
+        raise ArgumentError(
+            "graph: there is nothing to draw",
+            expected="a tensor that was computed from one that requires a gradient, or a Tape",
+            got=f"{type(result).__name__} without a history",
+            hint="with tg.Tape() as tape: ... and graph(tape) shows every operation that ran",
+        )
+    return [found[order] for order in sorted(found)]
+
+
+def _roots(result: Any) -> list[TapeNode]:
+    if isinstance(result, Tape):
+        return result.nodes
+    if isinstance(result, TapeNode):
+        return [result]
+    if isinstance(result, Tensor):
+        return [result.node] if result.node is not None else []
+    if isinstance(result, (tuple, list)):
+        return [node for part in result for node in _roots(part)]
+    raise ArgumentError("graph: this has no graph", expected="a tensor, a nest of tensors or a Tape", got=repr(result))
+
+
+class _Reader:
+    """Reads one history; its fields are what the rules below need to look up."""
+
+    def __init__(self, history: list[TapeNode], parameters: Mapping[str, Tensor]) -> None:
+        self.history = history
+        self.parameters = parameters
+        self.name_of = {id(t.node): name for name, t in parameters.items() if t.node is not None}
+        self.frozen = {id(t._array): name for name, t in parameters.items() if not t.requires_grad}
+        self.program = _programs(history)
+        self.index = {id(node): i for ops in self.program.values() for i, node in enumerate(ops)}
+        self.nodes: dict[str, Node] = {}
+        self.edges: list[Edge] = []
+        self.id_of: dict[int, str] = {}
+
+    def graph(self) -> Graph:
+        for name, tensor in self.parameters.items():
+            self._parameter(name, tensor.shape, str(tensor.dtype), tensor.requires_grad)
+        for i, node in enumerate(self.history):
+            if node.op is None:
+                self._leaf(i, node)
+            else:
+                self._op(f"n{i}", node)
+        return Graph(tuple(self.nodes.values()), merged(self.edges))
+
+    def _parameter(self, name: str, shape: tuple[int, ...], dtype: str, trains: bool = True) -> str:
+        id = f"p {name}"
+        self.nodes.setdefault(id, Node(id, "parameter", name, shape=tuple(shape), dtype=dtype, trains=trains))
+        return id
+
+    def _leaf(self, i: int, node: TapeNode) -> None:
+        owner = node.owner() if node.owner is not None else None
+        if id(node) in self.name_of:
+            self.id_of[id(node)] = f"p {self.name_of[id(node)]}"
+        elif isinstance(owner, Parameter) or (node.owner is not None and owner is None):  # the second: a net since gone
+            number = 1 + sum(known.kind == "parameter" for known in self.nodes.values())
+            self.id_of[id(node)] = self._parameter(f"parameter {number}", node.shape, str(node.dtype))
+        else:
+            id_, name = f"n{i}", node.label or "input"
+            self.nodes[id_] = Node(id_, "input", name, "", node.label, node.shape, str(node.dtype))
+            self.id_of[id(node)] = id_
+
+    def _op(self, id_: str, node: TapeNode) -> None:
+        assert node.op is not None
+        states = [self._state(node, k) for k in range(len(node.parents))]
+        operands = tuple(self._operand(node, k, states[k]) for k in range(len(node.parents)))
+        self.id_of[id(node)] = id_
+        made = Node(
+            id_,
+            "op",
+            node.op.name,
+            node.op.symbol,
+            node.label,
+            node.shape,
+            str(node.dtype),
+            operands=operands,
+            settings=_settings(node),
+            members=(id_,),
+        )
+        self.nodes[id_] = made = _placed(made, node.place)
+        for operand, state in zip(operands, states):
+            if operand is not None:
+                self.edges.append(self._edge(self.nodes[operand], made, state))
+
+    def _edge(self, source: Node, target: Node, state: str | None) -> Edge:
+        if source.kind == "parameter":
+            return Edge(source.id, target.id, "parameter")
+        if state is not None:
+            return Edge(source.id, target.id, "recurrent", state)
+        same = (source.layer, source.reverse) == (target.layer, target.reverse)
+        if same and source.step is not None and target.step is not None and source.step != target.step:
+            return Edge(source.id, target.id, "recurrent", source.label or "state")
+        return Edge(source.id, target.id)
+
+    def _operand(self, node: TapeNode, k: int, state: str | None) -> str | None:
+        """The id of an operand's node; where the tape has none, of one made for it."""
+        assert node.op is not None
+        op, place, parent = node.op, node.place, node.parents[k]
+        if parent is not None:
+            known = self.nodes[self.id_of[id(parent)]]
+            if state is not None:
+                assert place is not None
+                kind = "initial" if known.kind == "input" else known.kind
+                known = replace(known, kind=kind, label=known.label or state)
+                self.nodes[known.id] = replace(_placed(known, place), step=None)
+            return known.id
+        name = op.inputs[0 if op.variadic else k]
+        array = _kept(node, name)
+        shape, dtype = (array.shape, str(array.dtype)) if array is not None else (None, None)
+        if array is not None and id(array) in self.frozen:
+            return f"p {self.frozen[id(array)]}"
+        if state is not None:
+            assert place is not None
+            made = Node(f"initial {place.layer} {place.reverse} {state}", "initial", state, "", state, shape, dtype)
+            made = replace(_placed(made, place), step=None)
+        elif array is None and inspect.signature(op.rule).parameters[name].default is None:
+            return None  # left out, as a bias may be
+        elif op.kind == "elementwise" and not shape:
+            return None  # a number in the formula, such as 1 in 1 - z
+        elif k == 0 and place is not None and self._counterpart(node) is not None:
+            id_ = f"input {place.layer} {place.reverse} {place.step}"
+            made = _placed(Node(id_, "input", "x", shape=shape, dtype=dtype), place)
+        else:
+            id_ = f"constant {len(self.nodes)}"
+            made = _placed(Node(id_, "constant", name, shape=shape, dtype=dtype), place)
+        return self.nodes.setdefault(made.id, made).id
+
+    def _state(self, node: TapeNode, k: int) -> str | None:
+        """The name of the state that an operand from outside the cell begins: what stands there at the next step."""
+        parent = node.parents[k]
+        if parent is not None and (parent.place is not None or id(parent) in self.name_of):
+            return None
+        other = self._counterpart(node)
+        state = other.parents[k] if other is not None else None
+        return (state.label or "state") if state is not None and state.place == node.place else None
+
+    def _counterpart(self, node: TapeNode) -> TapeNode | None:
+        """The op that is to the neighbouring step, where the cell ran the same program, what `node` is to its own."""
+        place = node.place
+        if place is None or place.step is None:
+            return None
+        here, i = self.program[place], self.index[id(node)]
+        for step in (place.step + (-1 if place.reverse else 1), place.step + (1 if place.reverse else -1)):
+            there = self.program.get(place._replace(step=step), [])
+            if [other.op for other in there] == [other.op for other in here]:
+                return there[i]
+        return None
+
+
+def _programs(history: Iterable[TapeNode]) -> dict[Place, list[TapeNode]]:
+    """The ops of each step of each layer, in the order they ran."""
+    found: dict[Place, list[TapeNode]] = {}
+    for node in history:
+        if node.op is not None and node.place is not None and node.place.step is not None:
+            found.setdefault(node.place, []).append(node)
+    return found
+
+
+def _placed(node: Node, place: Place | None) -> Node:
+    if place is None:
+        return node
+    return replace(node, cell=place.cell, layer=place.layer, reverse=place.reverse, step=place.step)
+
+
+def _kept(node: TapeNode, name: str) -> Any:
+    """The array of an operand, where backward will need it and has not freed it yet."""
+    if node.op is None or node.saved is None or node.op.variadic:
+        return None
+    names = node.op.plan(node.wanted).kept if True in node.wanted else ()
+    return node.saved[names.index(name)] if name in names and names.index(name) < len(node.saved) else None
+
+
+def _settings(node: TapeNode) -> str:
+    """The settings that say what the op did, in words."""
+    settings = node.settings or {}
+    if "key" in settings:
+        key = settings["key"]
+        return f"[{', '.join(_index(part) for part in (key if isinstance(key, tuple) else (key,)))}]"
+    shown = {name: value for name, value in settings.items() if value is not None and value is not False}
+    return ", ".join(f"{name}={_index(value)}" for name, value in shown.items())
+
+
+def _index(part: Any) -> str:
+    if isinstance(part, slice):
+        ends = ["" if end is None else str(end) for end in (part.start, part.stop)]
+        return ":".join(ends) + (f":{part.step}" if part.step is not None else "")
+    if part is Ellipsis:
+        return "…"
+    if hasattr(part, "shape") and part.shape:
+        return f"array{tuple(part.shape)}"
+    return str(part)

@@ -1,0 +1,62 @@
+"""DOT text to picture, by whichever Graphviz there is: `dot`, or the program that `graphviz-pure` brings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ..errors import FileError, MissingError
+
+#: What each program can write.
+PURE = ("svg", "png")
+FORMATS = ("svg", "png", "pdf")
+
+#: Seconds that a layout may take.
+TIMEOUT = 120.0
+
+
+def program(format: str) -> str:
+    """The path of a program that writes `format`.
+
+    Raises:
+        MissingError: where there is none, in one line.
+    """
+    found = shutil.which("dot") or (_pure() if format in PURE else None)
+    if found is None:
+        also = " or pip install tinygrad_rnn[viz]" if format in PURE else ""
+        raise MissingError(
+            f"graph: {format} needs Graphviz, which is not installed: apt install graphviz, brew install graphviz, "
+            f"conda install graphviz{also} (.dot and .json need nothing)"
+        )
+    return found
+
+
+def _pure() -> str | None:
+    """The program of the wheel, beside the interpreter where a virtual environment that is not activated keeps it."""
+    beside = os.pathsep.join((os.environ.get("PATH", ""), str(Path(sys.executable).parent)))
+    return shutil.which("graphviz-pure", path=beside)
+
+
+def render(source: str, format: str) -> bytes:
+    """The picture of a DOT text.
+
+    Raises:
+        MissingError: where Graphviz is not installed.
+        FileError: where it fails, with what it said.
+    """
+    command = [program(format), f"-T{format}"]
+    try:
+        done = subprocess.run(command, input=source.encode(), capture_output=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise FileError(
+            f"graph: the layout took more than {TIMEOUT:.0f} s", hint="a coarser level, a fold, or save it as .dot"
+        ) from None
+    except OSError as trouble:
+        raise FileError(f"graph: cannot run {command[0]}: {trouble.strerror or trouble}") from None
+    if done.returncode or not done.stdout:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise FileError(f"graph: {Path(command[0]).name} failed", got=said[0] if said else f"code {done.returncode}")
+    return done.stdout

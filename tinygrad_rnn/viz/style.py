@@ -1,0 +1,75 @@
+"""How things look: colours that colour-blind readers can tell apart (Okabe and Ito 2008), and text made safe."""
+
+from __future__ import annotations
+
+from .nodes import Node
+
+INK, FAINT, RULE = "#1F2933", "#616E7C", "#9AA5B1"
+FONT = "Helvetica,Arial,sans-serif"
+
+#: Recurrent edges, by the state that they carry. Others take the rest in turn.
+STATES = {"cell": "#D55E00", "hidden": "#0072B2"}
+OTHERS = ("#009E73", "#AA4499", "#8A6D00")
+#: The same where time runs backward.
+REVERSED = {"#D55E00": "#8A3D00", "#0072B2": "#56B4E9"}
+
+#: Fill and border.
+INPUT = ("#E6F5F0", "#009E73")
+PARAMETER = ("#FBF1F7", "#B0578D")
+PLAIN = ("#FFFFFF", "#52606D")
+GATE = ("#F1F4F7", "#52606D")
+TINTS = {"cell": "#FCEBDD", "hidden": "#E1EFF8"}
+CONSTANT = ("#FFFFFF", RULE)
+
+
+def states(names: list[str]) -> dict[str, str]:
+    """A colour for each state."""
+    free = iter(OTHERS * (1 + len(names)))
+    return {name: STATES.get(name) or next(free) for name in names}
+
+
+def paint(node: Node, colours: dict[str, str]) -> tuple[str, str]:
+    """Fill and border of a node."""
+    if node.kind == "parameter":
+        return PARAMETER
+    if node.kind == "input":
+        return INPUT
+    if node.kind == "constant":
+        return CONSTANT
+    if node.label in colours:
+        return TINTS.get(node.label or "", "#FFFFFF"), colours[node.label or ""]
+    return GATE if node.kind == "group" and node.label else PLAIN
+
+
+def quoted(text: str) -> str:
+    """Text as a DOT string that shows exactly this text."""
+    safe = _clean(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + safe.replace("\n", "\\n") + '"'
+
+
+def identifier(text: str) -> str:
+    """Text as the DOT name of a node: a backslash is itself there, but may not end the string."""
+    return '"' + _clean(text).replace("\\", "∖").replace('"', '\\"').replace("\n", " ") + '"'
+
+
+def markup(text: str) -> str:
+    """Text inside an HTML-like label, where dot replaces \\N and the like as it does in a plain one."""
+    safe = _clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    return safe.replace("\\", "\\\\").replace("\n", "<br/>")
+
+
+def _clean(text: str) -> str:
+    """Without what XML forbids."""
+    return "".join(
+        c for c in text if c in "\n\t" or (ord(c) >= 32 and not 0xD800 <= ord(c) <= 0xDFFF and ord(c) != 127)
+    )
+
+
+def subscript(number: int) -> str:
+    """A number in subscript digits."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def small(text: str) -> str:
+    """Text in small faint letters, inside an HTML-like label."""
+    return f'<font point-size="10" color="{FAINT}">{markup(text)}</font>'

@@ -1,0 +1,162 @@
+"""How fast, beside PyTorch and NumPy, in one interleaved run.
+
+    python tools/bench.py                    # everything
+    python tools/bench.py tape --threads 1   # one part
+    python tools/bench.py --json figures.json
+
+Needs the extra `bench`. Every figure is a median over interleaved rounds, every comparison a median of ratios round by
+round: machines are noisy, and a ratio within one round is what holds. Each turn comes after a pause and one untimed
+call, so that another library's idle threads have gone to sleep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.errors import MissingError, TinygradError
+from tinygrad_rnn.files import write_whole
+
+PAUSE = 0.04  # seconds
+
+
+def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+    """Seconds a call, for each contestant in each round; `calls` calls are timed together."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            time.sleep(PAUSE)
+            run()
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            times[name].append((time.perf_counter() - start) / calls)
+    return times
+
+
+def row(what: str, unit: str, scale: float, times: dict[str, list[float]]) -> dict[str, Any]:
+    """A table row: medians in a unit, and the median ratio of the first contestant to each other."""
+    ours, *others = times
+    found: dict[str, Any] = {"what": what, "unit": unit}
+    found.update({name: statistics.median(seconds) * scale for name, seconds in times.items()})
+    for other in others:
+        found[f"{ours} / {other}"] = statistics.median([a / b for a, b in zip(times[ours], times[other])])
+    return found
+
+
+def tape(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """The tape's cost: a chain of tanh(x * w + b) on 8 floats, forward and backward."""
+    links = 1000
+    arrays = [np.random.default_rng(i).standard_normal(8).astype(np.float32) for i in range(3)]
+    own = [tg.tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+
+    def chain(tensors: Any, tanh: Any) -> None:
+        x, w, b = tensors
+        h = x
+        for _ in range(links):
+            h = tanh(h * w + b)
+        h.sum().backward()
+
+    times = interleaved({"ours": lambda: chain(own, tg.tanh), "torch": lambda: chain(theirs, torch.tanh)}, rounds)
+    return [row("an op of a chain, forward and backward", "us", 1e6 / (3 * links), times)]
+
+
+def elementwise(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """A million float32 elements, without a tape, beside NumPy's tanh."""
+    x = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32) * 3
+    out = np.empty_like(x)
+    rows = []
+    for name in ("tanh", "exp", "sigmoid"):
+        kernel = getattr(tg, name).op.unit
+        kernel.call(x)
+
+        def ours(kernel: Any = kernel) -> Any:
+            return kernel.call(x, out)
+
+        times = interleaved({name: ours, "numpy tanh": lambda: np.tanh(x, out)}, rounds, calls=20)
+        rows.append(row(f"an element of {name}, float32", "ns", 1e9 / x.size, times))
+    return rows
+
+
+def step(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """One training step of an LSTM over a sequence, every op on the tape, beside the same loop in PyTorch."""
+    batch, steps, size = 16, 64, 128
+    x = np.random.default_rng(0).standard_normal((steps, batch, size)).astype(np.float32)
+    layer = tg.nn.Recurrent(tg.nn.LSTMCell(size, size))
+    weights = torch.nn.LSTMCell(size, size)
+    optimizer, torch_optimizer = tg.optim.Adam(layer.parameters()), torch.optim.Adam(weights.parameters())
+    x_ours, x_torch = tg.tensor(x), torch.tensor(x)
+    linear = torch.nn.functional.linear
+
+    def ours() -> None:
+        optimizer.zero_grad()
+        output, _ = layer(x_ours)
+        tg.mean(output * output).backward()
+        optimizer.step()
+
+    def theirs() -> None:
+        torch_optimizer.zero_grad()
+        h = c = torch.zeros(batch, size)
+        outputs = []
+        for t in range(steps):
+            gates = linear(x_torch[t], weights.weight_ih, weights.bias_ih) + linear(
+                h, weights.weight_hh, weights.bias_hh
+            )
+            i, f, g, o = gates.chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outputs.append(h)
+        output = torch.stack(outputs)
+        (output * output).mean().backward()
+        torch_optimizer.step()
+
+    times = interleaved({"ours": ours, "torch": theirs}, rounds)
+    return [row(f"an LSTM training step, op by op (B {batch}, T {steps}, H {size})", "ms", 1e3, times)]
+
+
+PARTS = {"tape": tape, "elementwise": elementwise, "step": step}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts asked for and print a table."""
+    parser = argparse.ArgumentParser(description="Speed beside PyTorch and NumPy, in one interleaved run.")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=" | ".join(PARTS))
+    parser.add_argument("--threads", type=int, default=tg.get_num_threads(), metavar="N", help="for both sides")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="interleaved rounds (default 15)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    given = parser.parse_args(arguments)
+    try:
+        try:
+            import torch
+        except ImportError:
+            raise MissingError("bench: PyTorch is missing", hint="pip install 'tinygrad_rnn[bench]'") from None
+        tg.set_num_threads(given.threads)
+        torch.set_num_threads(given.threads)
+        rows = []
+        print(f"{given.threads} thread{'s' * (given.threads > 1)} for both sides, medians of {given.rounds} rounds")
+        for name in given.parts or PARTS:
+            for found in PARTS[name](torch, given.rounds):
+                rows.append(found)
+                figures = [f"{k} {v:.3g}" for k, v in found.items() if isinstance(v, float)]
+                print(f"{found['what']} ({found['unit']}): {', '.join(figures)}")
+        if given.json:
+            content = {"threads": given.threads, "rounds": given.rounds, "rows": rows}
+            write_whole(Path(given.json), json.dumps(content, indent=1).encode())
+    except TinygradError as trouble:
+        print(f"bench: {trouble.one_line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
