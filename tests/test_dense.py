@@ -193,7 +193,11 @@ def test_layers_begin_uniform_as_in_pytorch(make):
 
 @pytest.mark.parametrize("gates", [1, 3, 4])
 def test_each_gate_s_block_is_orthogonal(gates):
-    w = nn.init.orthogonal_(tg.zeros(gates * 6, 6, dtype="float64"), gain=2.0).numpy().reshape(gates, 6, 6)
+    w = (
+        nn.init.orthogonal_(tg.zeros(gates * 6, 6, dtype="float64"), gain=2.0, blocks=gates)
+        .numpy()
+        .reshape(gates, 6, 6)
+    )
     for block in w:
         np.testing.assert_allclose(block @ block.T, 4.0 * np.eye(6), atol=1e-12)
     assert gates == 1 or not np.allclose(w[0], w[1])

@@ -240,7 +240,7 @@ def test_python_operators_with_numbers_on_either_side(scalar):
     assert buffer.dtype == F32
 
 
-@pytest.mark.parametrize("name", [*BINARY, "matmul", "stack", "concat", "where"])
+@pytest.mark.parametrize("name", [*BINARY, "stack", "concat", "where"])
 def test_two_dtypes_meet(name):
     function = {
         "stack": lambda a, b: tg.stack([a, b]),
@@ -261,6 +261,22 @@ def test_two_dtypes_meet(name):
             for t in (a, b):
                 assert (t.grad is None) == (t.dtype.kind != "f")
                 assert t.grad is None or t.grad.dtype == t.dtype
+
+
+@pytest.mark.parametrize("function", [tg.matmul, tg.linear])
+def test_a_product_of_two_dtypes_is_refused_and_one_with_integers_is_floating(function):
+    single, double = tg.ones(2, 2, dtype=F32), tg.ones(2, 2, dtype=F64)
+    for a, b in ((single, double), (double, single), (single, np.ones((2, 2)))):
+        with pytest.raises(DtypeError, match="float32 and float64 meet"):
+            function(a, b)
+    assert function(single, tg.ones(2, 2, dtype=I64)).dtype == F32
+
+
+def test_numbers_that_an_integer_dtype_cannot_hold_are_refused():
+    with pytest.raises(DtypeError, match="300 is no int8"):
+        tg.tensor(np.array([1], np.int8)) + 300
+    with pytest.raises(DtypeError, match="-1 is no uint8"):
+        tg.tensor(np.array([1], np.uint8)) + -1
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

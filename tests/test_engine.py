@@ -319,3 +319,18 @@ def test_what_a_hook_returns_takes_the_tensors_dtype_and_must_have_its_shape():
         (x * x).sum().backward()
     with pytest.raises(GraphError, match="no gradient"):
         tg.ones(1).register_hook(print)
+
+
+def test_create_graph_records_within_no_grad_too():
+    x = leaf(3.0)
+    y = x * x * x
+    with tg.no_grad():
+        (first,) = tg.grad(y, [x], create_graph=True)
+    assert tg.grad(first, x).item() == 18.0
+
+
+def test_a_tape_around_backward_lists_the_forward_operations_only():
+    x = leaf(3.0)
+    with tg.Tape() as tape:
+        (x[None] * x).sum().backward()
+    assert [node.op.name for node in tape] == ["getitem", "multiply", "sum"]

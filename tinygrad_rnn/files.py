@@ -84,7 +84,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         FileError: where it cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays a link
     try:
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         try:

@@ -16,7 +16,7 @@ from ..errors import GraphError, ShapeError
 from ..ops.op import Elementwise, Piece
 from ..ops.reduce import sum
 from ..ops.shape import reshape
-from .tape import Node, no_grad, thread, writes
+from .tape import Node, enable_grad, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
 
@@ -77,7 +77,7 @@ def grad(
     starts = list(grad_outputs) if isinstance(grad_outputs, (list, tuple)) else [grad_outputs] * len(several_outputs)
     wanted: dict[int, Any] = {}
     for i, one in enumerate(several_inputs):
-        if one.node is None or not one._requires_grad:
+        if not isinstance(one, Tensor) or one.node is None or not one._requires_grad:
             raise GraphError(f"grad: input {i} requires no gradient", hint="tg.tensor(..., requires_grad=True)")
         wanted[one.node.order] = None
     retain = create_graph if retain_graph is None else retain_graph
@@ -98,7 +98,7 @@ def _seeds(outputs: Sequence[Tensor], grads: Sequence[Any]) -> list[tuple[Node, 
         raise GraphError("backward: one gradient for each output", expected=len(outputs), got=len(grads))
     seeds = []
     for output, start in zip(outputs, grads):
-        if output.node is None or not output._requires_grad:
+        if not isinstance(output, Tensor) or output.node is None or not output._requires_grad:
             raise GraphError(
                 "backward: nothing was recorded for this tensor",
                 expected="a result of tensors that require a gradient",
@@ -131,11 +131,14 @@ def propagate(
     same vjps run as recorded operations. Where `wanted` is given (by clock number), gradients are left there and
     nowhere else.
     """
-    if create_graph:
-        _propagate(seeds, retain_graph, True, wanted)
-    else:
-        with no_grad(), np.errstate(all="ignore"):
-            _propagate(seeds, retain_graph, False, wanted)
+    state = thread.state
+    tapes = state.tapes
+    with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
+        state.tapes = tapes if create_graph else ()  # a tape lists what was asked for, not how gradients were found
+        try:
+            _propagate(seeds, retain_graph, create_graph, wanted)
+        finally:
+            state.tapes = tapes
 
 
 def _propagate(

@@ -129,6 +129,8 @@ def elementwise_many(op: Elementwise, *operands: Any) -> Any:
 
 def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:
     """The call of an op of any other kind."""
+    if op.variadic and not isinstance(operands, (list, tuple)):
+        operands = list(operands)  # a tensor is a sequence of tensors
     if not operands:
         raise ArgumentError(f"{op.name}: nothing was given", expected="at least one tensor")
     tensors = operands if all_tensors(op, operands) else one_dtype(op, operands)
@@ -200,10 +202,11 @@ def one_dtype(op: Op, operands: Sequence[Any]) -> list[Any]:
     """Operands as tensors of one dtype.
 
     Python numbers, NumPy scalars and lists of them take the others' dtype; integers that meet a floating dtype take it;
-    float32 and float64 meet in float64; an op that has no integer form takes integers as the default dtype.
+    float32 and float64 meet in float64, but not in a product; an op that has no integer form takes integers as the
+    default dtype.
 
     Raises:
-        DtypeError: for an operand that is no number.
+        DtypeError: for an operand that is no number, and for a product of float32 and float64.
     """
     for i, operand in enumerate(operands):
         if operand is None and i not in op.optional:
@@ -234,12 +237,23 @@ def one_dtype(op: Op, operands: Sequence[Any]) -> list[Any]:
             t = as_tensor(operand)
             tensors.append(t)
             strong.append(t._array.dtype)
+    if op.kind == "contraction" and FLOAT32 in strong and FLOAT64 in strong:
+        raise DtypeError(
+            f"{op.name}: float32 and float64 meet, and the product would silently be the slower float64",
+            expected="operands of one dtype",
+            got=" and ".join(str(dtype) for dtype in strong),
+            hint='x.astype("float32"), or layer.astype("float64"); NumPy arrays are float64 unless told otherwise',
+        )
     target = common_dtype(strong, weak, op.integers)
     for i, t in enumerate(tensors):
         if t is None or i in truth:
             continue
         if not isinstance(t, Tensor):
             tensors[i] = Tensor(np.asarray(t, target))
+            if target.kind in "iu" and not np.array_equal(tensors[i]._array, t):
+                raise DtypeError(
+                    f"{op.name}: {t.tolist()} is no {target}", hint='x.astype("int64") holds larger numbers'
+                )
         elif t._array.dtype is not target:
             tensors[i] = t.astype(target)
     return tensors

@@ -131,6 +131,8 @@ class Tensor:
         op = REGISTRY.get(_NUMPY_NAMES.get(ufunc.__name__, ufunc.__name__))
         if method != "__call__" or named or op is None:
             return NotImplemented
+        # NumPy hands its scalars over as arrays without axes; here they count as Python numbers.
+        inputs = tuple(x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs)
         return op.call(*inputs) if isinstance(op, Elementwise) else op.call(inputs, {})
 
     def __len__(self) -> int:
@@ -258,6 +260,8 @@ class Tensor:
             if value._requires_grad and thread.state.enabled:
                 raise GraphError(f"{what}: the value has a history, which a write would lose", hint=instead)
             value = value._array
+        if value is None:
+            raise DtypeError(f"{what}: the value is no number", got="None")
         try:
             self._array[key] = value
         except (ValueError, IndexError) as trouble:
@@ -403,6 +407,8 @@ def _plain(key: Any) -> Any:
 
 
 def _checked_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype as this machine writes it, where it is one that tensors may have."""
+    dtype = dtype.newbyteorder("=")
     if dtype.kind in "biu":
         return dtype
     if dtype == FLOAT32:
@@ -458,6 +464,8 @@ def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     """`data` without tensors and NumPy scalars; the arrays met are noted."""
     if isinstance(data, Tensor):
         data = data._array
+    elif hasattr(data, "detach"):  # PyTorch's
+        data = data.detach().cpu().numpy()
     if isinstance(data, np.ndarray):
         arrays.append(data)
         return data

@@ -61,16 +61,15 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), rng)
 
 
-def orthogonal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None) -> Tensor:
+def orthogonal_(tensor: Tensor, gain: float = 1.0, rng: Rng = None, *, blocks: int = 1) -> Tensor:
     """Rows, or columns if there are fewer, orthonormal times `gain` (Saxe et al. 2014).
 
-    A stacked recurrent weight (k H, H) is k square blocks, one a gate, and each is made orthogonal.
+    With `blocks`, each of that many equal groups of rows for itself: an LSTM's `weight_hh` (4 H, H) is four matrices.
     """
     columns, rows = _fans(tensor)
-    if columns and rows > columns and rows % columns == 0:
-        blocks = [_orthogonal(columns, columns, rng) for _ in range(rows // columns)]
-        return _filled(tensor, gain * np.concatenate(blocks))
-    return _filled(tensor, gain * _orthogonal(rows, columns, rng))
+    if blocks < 1 or rows % blocks:
+        raise ShapeError("orthogonal_: the rows are no equal blocks", expected=f"a divisor of {rows}", got=blocks)
+    return _filled(tensor, gain * np.concatenate([_orthogonal(rows // blocks, columns, rng) for _ in range(blocks)]))
 
 
 def _orthogonal(rows: int, columns: int, rng: Rng) -> np.ndarray[Any, Any]:

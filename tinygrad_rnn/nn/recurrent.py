@@ -62,6 +62,10 @@ class Recurrent(Module):
         except TinygradError as trouble:
             trouble.args = (f"{trouble}\n  in {recording.place}",)
             raise
+        except Exception as trouble:
+            if hasattr(trouble, "add_note"):  # Python 3.11
+                trouble.add_note(f"in {recording.place}")
+            raise
         finally:
             recording.place = outer
         return stack(outputs), state

@@ -21,12 +21,18 @@ def _reduced(name: str, loss: Any, reduction: str) -> Any:
     return loss if reduction == "none" else mean(loss) if reduction == "mean" else sum(loss)
 
 
+def _given(name: str, x: Any, what: str) -> None:
+    if not hasattr(x, "dtype"):
+        raise DtypeError(f"{name}: the {what} must be a tensor", got=type(x).__name__, hint="tg.tensor(...)")
+
+
 def mse_loss(input: Array, target: Array, *, reduction: str = "mean") -> Any:
     """Squared error, (input - target)^2, then its mean, its sum, or as it is ("none").
 
     Raises:
         ShapeError: where the shapes differ; broadcasting a target is mostly a mistake.
     """
+    _given("mse_loss", input, "input")
     if np.shape(input) != np.shape(target):
         raise ShapeError("mse_loss: input and target differ in shape", expected=np.shape(input), got=np.shape(target))
     return _reduced("mse_loss", square(input - target), reduction)
@@ -54,6 +60,9 @@ def cross_entropy(
     Raises:
         ShapeError, DtypeError, ArgumentError: for logits and targets that do not fit, a target out of range.
     """
+    _given("cross_entropy", logits, "logits")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ArgumentError("cross_entropy: label_smoothing is a share", expected="0 to 1", got=label_smoothing)
     ndim = len(logits.shape)
     classes_axis = 0 if ndim == 1 else 1
     if ndim == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,10 @@ from .op import Array, Refusal, call, normalized_axes, shape
 )
 def reshape(x: Array, shape: Any = (-1,)) -> Any:
     """The same elements in row-major order in another shape; one size may be -1."""
-    shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
+    try:
+        shape = tuple(map(operator.index, shape if isinstance(shape, (tuple, list)) else (shape,)))
+    except TypeError:
+        raise ShapeError("reshape: a shape is of whole numbers", got=shape) from None
     try:
         return x.reshape(shape)
     except ValueError:

@@ -36,6 +36,8 @@ _PARAMETER_FRAME = (
     "fontsize=11 margin=10"
 )
 
+_POINT = 'shape=point width=0 height=0 label="" style=invis'
+
 #: What stands below the columns that are no step; a space is no word.
 _COLUMN = {"time start": "start", "time None": "every step", "time parameters": " "}
 
@@ -80,14 +82,14 @@ class _Drawing:
         legend = words.caption(caption, self.colours, bool(used))
         self.statements[()].append(f"{_HEAD}\n  label=<{legend}>")
         self._place_nodes()
+        self._parameters()
+        self._axis()
         ways = self._ways(recurrent)
         self._chips(used, {end for edge in recurrent for end in self._ends_in_one_row(edge)})
-        self._parameters()
         self._edges(params == "once")
         for pair, edges in _parallel(recurrent).items():
             self._recurrent(edges, ways.get(pair, []) or self._crossed(edges[0], ways))
         self._order_rows(ways)
-        self._axis()
 
     def text(self) -> str:
         return "digraph tinygrad_rnn {\n" + "\n".join(self._block((), "  ")) + "\n}\n"
@@ -223,7 +225,7 @@ class _Drawing:
             points = ways[edge.source, edge.target] = []
             for row in self.grid.between(edge):
                 point = f"way {edge.source} {edge.target} {row[2]}"
-                self._node(point, self.path_of[edge.source], 'shape=point width=0 height=0 label="" style=invis')
+                self._node(point, self.path_of[edge.source], _POINT)
                 self.grid.rows[point] = row
                 points.append(point)
         return ways
@@ -288,12 +290,20 @@ class _Drawing:
                         self._edge(left, right, "style=invis")
 
     def _axis(self) -> None:
-        """The axis of time below the picture."""
+        """The axis of time below the picture. It is written first, as dot begins its search from the order it reads."""
+        head, *outside = self.statements[()]
+        self.statements[()] = [head]
         columns = {f"time {step}": nodes for step, nodes in self.grid.columns.items()}
         if self.grid.before and self.start == ("start",):
             columns = {"time start": self.grid.before, **columns}
         if self.parameters:
             columns["time parameters"] = self.parameters
+        # Every column stands on the ground, which is where dot takes hold of a cluster.
+        ground = {node.id for node in self.grid.inputs}
+        if not ground and self.grid.rows:
+            lowest = min(self.grid.rows.values())
+            ground = {id for id, row in self.grid.rows.items() if row == lowest}
+        feet: list[str] = []
         for id, nodes in columns.items():
             text = _COLUMN.get(id) or f"step {(nodes[0].step or 0) + 1}"
             folded = [node for node in nodes if node.kind == "ellipsis"]
@@ -302,12 +312,18 @@ class _Drawing:
             self._node(
                 id, (), f'label={quoted(text)} shape=plain style="" fontcolor="{style.FAINT}" group={quoted(id)}'
             )
-            lowest = min(nodes, key=lambda node: (not is_given(node), self.grid.rows.get(node.id, (0, False, 0))))
+            foot = next((node.id for node in nodes if node.id in ground), None)
             if id == "time parameters":
-                lowest = self.parameters[: self.stack_height][-1]
+                foot = self.parameters[: self.stack_height][-1].id
+            if foot is None:
+                foot = f"foot {id}"
+                self._node(foot, self.path_of[nodes[0].id][:1], _POINT)
+            feet.append(foot)
             # Ends of one group: dot counts a crossing of such an edge a thousandfold, so no column leaves its place.
-            self.statements[()].append(f"  {identifier(lowest.id)} [group={quoted(id)}]")
-            self._edge(id, lowest.id, "style=invis weight=100")
+            self.statements[()].append(f"  {identifier(foot)} [group={quoted(id)}]")
+            self._edge(id, foot, "style=invis weight=100")
+        if feet:
+            self._same_rank(feet)
         for left, right in zip(columns, list(columns)[1:]):
             hidden = right == "time parameters"
             self._edge(left, right, "style=invis" if hidden else f'color="{style.RULE}" arrowsize=0.5')
@@ -317,6 +333,7 @@ class _Drawing:
         for node in self.graph.nodes:  # what stands outside the steps lies above the axis as well
             if columns and self.path_of.get(node.id) == () and node.id not in targets:
                 self._edge(next(iter(columns)), node.id, "style=invis weight=0")
+        self.statements[()] += outside
 
 
 def _parallel(edges: list[Edge]) -> dict[tuple[str, str], list[Edge]]:

@@ -178,8 +178,8 @@ def _joined(graph: Graph, level: str, found: Hashable, members: list[Node]) -> N
         )
         texts = dict.fromkeys(formula(graph, inside, graph[id]) for id in outputs)
         return replace(common, kind="group", name="", symbol="", formula=", ".join(texts), value=None)
-    if kind == "input":
-        return replace(common, kind="input", name="x", step=None)
+    if kind in ("input", "constant"):
+        return replace(common, kind=kind, name=last.name, step=None)
     name = (last.cell or "cell").removesuffix("Cell")
     step = last.step if level == "cell" else None
     return replace(common, kind="group", name=name, symbol="", step=step, value=None)

@@ -48,15 +48,21 @@ def render(source: str, format: str) -> bytes:
         FileError: where it fails, with what it said.
     """
     command = [program(format), f"-T{format}"]
+    done = _run(command, source)
+    if done.returncode:  # dot's curves can fail where a straight line does not
+        done = _run([*command, "-Gsplines=line"], source)
+    if done.returncode or not done.stdout:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise FileError(f"graph: {Path(command[0]).name} failed", got=said[0] if said else f"code {done.returncode}")
+    return done.stdout
+
+
+def _run(command: list[str], source: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        done = subprocess.run(command, input=source.encode(), capture_output=True, timeout=TIMEOUT, check=False)
+        return subprocess.run(command, input=source.encode(), capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise FileError(
             f"graph: the layout took more than {TIMEOUT:.0f} s", hint="a coarser level, a fold, or save it as .dot"
         ) from None
     except OSError as trouble:
         raise FileError(f"graph: cannot run {command[0]}: {trouble.strerror or trouble}") from None
-    if done.returncode or not done.stdout:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise FileError(f"graph: {Path(command[0]).name} failed", got=said[0] if said else f"code {done.returncode}")
-    return done.stdout

@@ -43,7 +43,8 @@ def paint(node: Node, colours: dict[str, str]) -> tuple[str, str]:
 
 def quoted(text: str) -> str:
     """Text as a DOT string that shows exactly this text."""
-    safe = _clean(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    # a backslash as an entity: dot replaces \\N and the like in a tooltip twice
+    safe = _clean(text).replace("&", "&amp;").replace("\\", "&#92;").replace('"', '\\"')
     return '"' + safe.replace("\n", "\\n") + '"'
 
 
