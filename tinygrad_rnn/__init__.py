@@ -8,22 +8,20 @@ One tape, three readers: backward, a compiler and the drawing tools all read the
 from . import data, nn, optim, viz
 from .autograd.backward import grad
 from .autograd.check import gradcheck, gradgradcheck
-from .autograd.tape import Tape, enable_grad, is_grad_enabled, no_grad
-from .autograd.tensor import (
-    Tensor,
+from .autograd.create import (
     arange,
     eye,
-    from_numpy,
     full,
     linspace,
     ones,
     ones_like,
     rand,
     randn,
-    tensor,
     zeros,
     zeros_like,
 )
+from .autograd.tape import Tape, enable_grad, is_grad_enabled, no_grad
+from .autograd.tensor import Tensor, from_numpy, tensor
 from .files import load, save
 from .ops.contract import linear, matmul
 from .ops.elementwise import (

@@ -76,8 +76,8 @@ def _graph_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _graph(chosen: argparse.Namespace) -> None:
     from . import nn, viz
+    from .autograd.create import zeros
     from .autograd.tape import Tape
-    from .autograd.tensor import zeros
 
     net: Any = getattr(nn, _CELLS[chosen.cell])(chosen.input, chosen.hidden, chosen.layers)
     with Tape():  # so that the steps of the input, through which no gradient flows, are recorded too

@@ -14,7 +14,6 @@ from ..errors import DtypeError, GraphError, ShapeError
 from ..ops import REGISTRY, contract, elementwise, index, reduce
 from ..ops import shape as shapes
 from ..ops.op import Elementwise
-from ..ops.random import generator
 from ..settings import FLOAT32, FLOAT64
 from .tape import Node, thread, writes
 
@@ -485,68 +484,3 @@ def from_numpy(a: np.ndarray[Any, Any]) -> Tensor:
         raise DtypeError("from_numpy: not an array", expected="a numpy.ndarray", got=type(a).__name__)
     dtype = _checked_dtype(a.dtype)
     return Tensor(a if a.dtype is dtype else a.view(dtype) if a.dtype.isnative else a.astype(dtype))
-
-
-def _sizes(shape: tuple[Any, ...]) -> Any:
-    return shape[0] if len(shape) == 1 else shape
-
-
-def _made(array: np.ndarray[Any, Any], dtype: Any, requires_grad: bool) -> Tensor:
-    return tensor(
-        array, _checked_dtype(np.dtype(dtype)) if dtype is not None else settings.default_dtype, requires_grad
-    )
-
-
-def zeros(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros: `zeros(2, 3)` or `zeros((2, 3))`, of the default dtype where none is given."""
-    return _made(np.zeros(_sizes(shape)), dtype, requires_grad)
-
-
-def ones(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones: `ones(2, 3)` or `ones((2, 3))`, of the default dtype where none is given."""
-    return _made(np.ones(_sizes(shape)), dtype, requires_grad)
-
-
-def full(shape: Any, value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of one value; its dtype is the value's where none is given."""
-    return tensor(np.full(shape, tensor(value)._array), dtype, requires_grad)
-
-
-def arange(*bounds: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """`arange(stop)`, `arange(start, stop)`, `arange(start, stop, step)`: int64 for ints, else the default dtype."""
-    array = np.arange(*bounds)
-    if dtype is None and array.dtype.kind == "f":
-        dtype = settings.default_dtype
-    return tensor(array, dtype, requires_grad)
-
-
-def linspace(start: float, stop: float, num: int = 50, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """`num` evenly spaced numbers from start to stop, both included."""
-    return _made(np.linspace(start, stop, num), dtype, requires_grad)
-
-
-def eye(n: int, m: int | None = None, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones on the diagonal of an (n, m) matrix of zeros; m is n where None."""
-    return _made(np.eye(n, m), dtype, requires_grad)
-
-
-def zeros_like(x: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros of the shape, and where none is given the dtype, of x."""
-    return tensor(np.zeros_like(as_tensor(x)._array), dtype, requires_grad)
-
-
-def ones_like(x: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones of the shape, and where none is given the dtype, of x."""
-    return tensor(np.ones_like(as_tensor(x)._array), dtype, requires_grad)
-
-
-def randn(
-    *shape: Any, dtype: Any = None, requires_grad: bool = False, rng: np.random.Generator | None = None
-) -> Tensor:
-    """Numbers from the standard normal distribution."""
-    return _made(np.asarray(generator(rng).standard_normal(_sizes(shape))), dtype, requires_grad)
-
-
-def rand(*shape: Any, dtype: Any = None, requires_grad: bool = False, rng: np.random.Generator | None = None) -> Tensor:
-    """Numbers uniform in [0, 1)."""
-    return _made(np.asarray(generator(rng).random(_sizes(shape))), dtype, requires_grad)

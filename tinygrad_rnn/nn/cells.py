@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tensor import Tensor, as_tensor, zeros
+from ..autograd.create import zeros
+from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, ShapeError
 from ..ops.contract import linear
 from ..ops.elementwise import relu, sigmoid, tanh

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.tensor import zeros
+from ..autograd.create import zeros
 from ..errors import ArgumentError, ShapeError
 from ..ops.contract import linear
 from ..ops.elementwise import power, square

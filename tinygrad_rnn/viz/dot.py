@@ -14,7 +14,7 @@ from itertools import pairwise
 from . import style, words
 from .layout import Grid, Row, is_given
 from .nodes import Edge, Graph, Node
-from .style import identifier, quoted
+from .style import identifier, quoted, tooltip
 
 PARAMS = ("ghost", "once", "none")
 
@@ -39,7 +39,7 @@ _PARAMETER_FRAME = (
 _POINT = 'shape=point width=0 height=0 label="" style=invis'
 
 #: What stands below the columns that are no step; a space is no word.
-_COLUMN = {"time start": "start", "time None": "every step", "time parameters": " "}
+_COLUMN = {"time start": "start", "time end": "start of reverse", "time None": "every step", "time parameters": " "}
 
 #: A column of parameters has at least this many.
 _SHORTEST = 4
@@ -69,7 +69,7 @@ class _Drawing:
         self.nodes = graph.by_id
         self.statements: dict[Path, list[str]] = {(): []}
         self.path_of: dict[str, Path] = {}
-        self.beside: dict[str, str] = {}
+        self.beside: dict[str, list[str]] = {}
         self.joined: set[tuple[str, str]] = set()
         recurrent = [edge for edge in graph.edges if edge.kind == "recurrent"]
         self.colours = style.states(list(dict.fromkeys(edge.name for edge in recurrent)))
@@ -129,10 +129,10 @@ class _Drawing:
     # --- Nodes ---
 
     def _place_nodes(self) -> None:
-        self.start: Path = ("step None",) if None in self.grid.columns else ("start",)
-        for node in self.grid.before:
-            self._cluster(self.start, _TIME_FRAME)
-            self._draw(node, self.start)
+        for node in self.grid.before:  # where time begins: on the right for a layer that runs backward
+            start = "step None" if None in self.grid.columns else ("end" if node.reverse else "start")
+            self._cluster((start,), _TIME_FRAME)
+            self._draw(node, (start,))
         many = len(self.graph.layers) > 1
         for step, nodes in self.grid.columns.items():
             column = (f"step {step}",)
@@ -154,10 +154,10 @@ class _Drawing:
         fill, line = style.paint(node, self.colours)
         plain = 'shape=plain style="" ' if node.kind == "ellipsis" else ""
         colours = f'{plain}fillcolor="{fill}" color="{line}"'
-        self._node(node.id, path, f"label=<{words.label(node)}> {colours} tooltip={quoted(words.tooltip(node))}")
+        self._node(node.id, path, f"label=<{words.label(node)}> {colours} {tooltip(words.tooltip(node))}")
 
     def _chips(self, used: dict[str, list[Node]], crowded: set[str]) -> None:
-        """A chip stands to the right of the node that uses it, or below where a state passes on the right."""
+        """A chip stands beside the node that uses it, away from where states enter; below if one passes there."""
         fill, line = style.PARAMETER
         for id, parameters in used.items():
             chip = f"chip {id}"
@@ -165,20 +165,23 @@ class _Drawing:
             self._node(
                 chip,
                 self.path_of[id],
-                f"label=<{words.chip(parameters)}> tooltip={quoted(f'{names}: the same at every step')} "
+                f"label=<{words.chip(parameters)}> {tooltip(f'{names}: the same at every step')} "
                 f'style="rounded,filled,dashed" height=0.2 margin="0.07,0.03" penwidth=1 '
                 f'fillcolor="{fill}" color="{line}"',
             )
             look = f'style=dashed color="{line}" penwidth=0.9'
             if id in crowded or id not in self.grid.rows:
                 self._edge(chip, id, look)
-            else:  # written backward: the tail of an edge inside a rank stands left
-                self.beside[id] = chip
-                self._edge(id, chip, f"dir=back {look}")
+                continue
+            # The tail of an edge inside a rank stands left. Where time runs backward, states come from the right.
+            back = self.nodes[id].reverse
+            self.beside[id] = [chip, id] if back else [id, chip]
+            self._edge(*self.beside[id], look if back else f"dir=back {look}")
 
     def _parameters(self) -> None:
         fill, line = style.PARAMETER
-        title = "parameters" + ("\nshared by all steps" if len(self.graph.steps) > 1 else "")
+        shared = len(self.grid.columns) > 1 and all(self.uses[node.id] > 1 for node in self.parameters)
+        title = "parameters" + ("\nshared by all steps" if shared else "")
         for node in self.parameters:
             self._cluster(("parameters",), f"label={quoted(title)} {_PARAMETER_FRAME}")
             look = "" if node.trains else 'style="rounded,filled,dashed" '
@@ -186,7 +189,7 @@ class _Drawing:
             self._node(
                 node.id,
                 ("parameters",),
-                f'label=<{text}> {look}fillcolor="{fill}" color="{line}" tooltip={quoted(words.tooltip(node))}',
+                f'label=<{text}> {look}fillcolor="{fill}" color="{line}" {tooltip(words.tooltip(node))}',
             )
         height = self.stack_height = max(_SHORTEST, len(set(self.grid.rows.values())))
         stacks = [self.parameters[i : i + height] for i in range(0, len(self.parameters), height)]
@@ -214,7 +217,7 @@ class _Drawing:
         steps = any(
             self.nodes[end].kind == "ellipsis" or self.nodes[end].step is None for end in (edge.source, edge.target)
         )
-        return (f'headlabel=" ×{edge.count} " ' if steps else "") + f"tooltip={quoted(f'×{edge.count}')}"
+        return (f'headlabel=" ×{edge.count} " ' if steps else "") + f"{tooltip(f'×{edge.count}')}"
 
     def _ways(self, edges: list[Edge]) -> dict[tuple[str, str], list[str]]:
         """The points that recurrent edges go through, one in each row between their ends, in the source's column."""
@@ -245,7 +248,7 @@ class _Drawing:
         colours = [self.colours[edge.name] for edge in edges]
         colours = [style.REVERSED.get(colour, colour) for colour in colours] if back else colours
         names = " and ".join(f"{edge.name} state" for edge in edges)
-        look = f'color="{":".join(colours)}" penwidth=2.2 tooltip={quoted(names)}'
+        look = f'color="{":".join(colours)}" penwidth=2.2 {tooltip(names)}'
         leave, enter = ("w", "e") if back else ("e", "w")
         if source == target:
             times = f"×{edges[0].count}"
@@ -280,12 +283,12 @@ class _Drawing:
         for id, row in self.grid.rows.items():
             rows.setdefault(row, []).append(id)
         for (_, reverse, _), ids in sorted(rows.items()):
-            self._same_rank([*ids, *(self.beside[id] for id in ids if id in self.beside)])
+            self._same_rank(end for id in ids for end in self.beside.get(id, [id]))
             columns: dict[Path, list[str]] = {}
             for id in sorted(ids, key=lambda id: (id not in first, (id in passing) != reverse)):
                 columns.setdefault(self.path_of[id], []).append(id)
             for members in columns.values():
-                for left, right in zip([self.beside.get(id, id) for id in members], members[1:]):
+                for left, right in pairwise([end for id in members for end in self.beside.get(id, [id])]):
                     if (left, right) not in self.joined:
                         self._edge(left, right, "style=invis")
 
@@ -293,11 +296,15 @@ class _Drawing:
         """The axis of time below the picture. It is written first, as dot begins its search from the order it reads."""
         head, *outside = self.statements[()]
         self.statements[()] = [head]
-        columns = {f"time {step}": nodes for step, nodes in self.grid.columns.items()}
-        if self.grid.before and self.start == ("start",):
-            columns = {"time start": self.grid.before, **columns}
-        if self.parameters:
-            columns["time parameters"] = self.parameters
+        starts = {side: [n for n in self.grid.before if self.path_of[n.id] == (side,)] for side in ("start", "end")}
+        steps = {f"time {step}": nodes for step, nodes in self.grid.columns.items()}
+        columns = {
+            "time start": starts["start"],
+            **steps,
+            "time end": starts["end"],
+            "time parameters": self.parameters,
+        }
+        columns = {id: nodes for id, nodes in columns.items() if nodes}
         # Every column stands on the ground, which is where dot takes hold of a cluster.
         ground = {node.id for node in self.grid.inputs}
         if not ground and self.grid.rows:

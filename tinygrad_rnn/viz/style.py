@@ -41,11 +41,15 @@ def paint(node: Node, colours: dict[str, str]) -> tuple[str, str]:
     return GATE if node.kind == "group" and node.label else PLAIN
 
 
-def quoted(text: str) -> str:
-    """Text as a DOT string that shows exactly this text."""
-    # a backslash as an entity: dot replaces \\N and the like in a tooltip twice
-    safe = _clean(text).replace("&", "&amp;").replace("\\", "&#92;").replace('"', '\\"')
+def quoted(text: str, readings: int = 1) -> str:
+    """Text as a DOT string that shows exactly this text, where dot replaces escapes as often as `readings` says."""
+    safe = _clean(text).replace("&", "&amp;").replace("\\", "\\" * 2**readings).replace('"', '\\"')
     return '"' + safe.replace("\n", "\\n") + '"'
+
+
+def tooltip(text: str) -> str:
+    """The attribute of that name, in which dot replaces escapes twice."""
+    return f"tooltip={quoted(text, readings=2)}"
 
 
 def identifier(text: str) -> str:
