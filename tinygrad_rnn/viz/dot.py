@@ -175,8 +175,8 @@ class _Drawing:
                 continue
             # The tail of an edge inside a rank stands left. Where time runs backward, states come from the right.
             back = self.nodes[id].reverse
-            self.beside[id] = [chip, id] if back else [id, chip]
-            self._edge(*self.beside[id], look if back else f"dir=back {look}")
+            left, right = self.beside[id] = [chip, id] if back else [id, chip]
+            self._edge(left, right, look if back else f"dir=back {look}")
 
     def _parameters(self) -> None:
         fill, line = style.PARAMETER

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .nodes import Node
 
 INK, FAINT, RULE = "#1F2933", "#616E7C", "#9AA5B1"
-FONT = "Helvetica,Arial,sans-serif"
+FONT = "Arial"  # one name: for a list graphviz-pure has no widths
 
 #: Recurrent edges, by the state that they carry. Others take the rest in turn.
 STATES = {"cell": "#D55E00", "hidden": "#0072B2"}

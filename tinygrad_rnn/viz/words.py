@@ -15,7 +15,7 @@ def shape(node: Node) -> str:
 def label(node: Node) -> str:
     """What a node is, and small below it what it computes, or its shape."""
     if node.kind == "ellipsis":
-        return '<font point-size="26">⋯</font>'
+        return '<font point-size="20">· · ·</font>'
     title, below, strong = node.name, shape(node), True
     if node.kind == "input" and node.step is not None:
         title += style.subscript(node.step + 1)
@@ -67,9 +67,9 @@ def tooltip(node: Node) -> str:
 def caption(lines: list[str], colours: dict[str, str], chips: bool) -> str:
     """The title, a legend of the edges, and the totals."""
     first, *rest = lines
-    legend = [f'<font color="{colour}"><b>━━▶</b></font> {markup(name)} state' for name, colour in colours.items()]
+    legend = [f'<font color="{colour}"><b>──►</b></font> {markup(name)} state' for name, colour in colours.items()]
     if chips:
-        legend.append(f'<font color="{style.PARAMETER[1]}">╌╌▶</font> parameters, the same at every step')
+        legend.append(f'<font color="{style.PARAMETER[1]}">- - ►</font> parameters, the same at every step')
     rows = [f'<font point-size="15"><b>{markup(first)}</b></font>', "     ".join(legend), *map(small, rest)]
     cells = "".join(f"<tr><td>{row}</td></tr>" for row in rows if row)
     return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="3"><tr><td> </td></tr>{cells}</table>'
