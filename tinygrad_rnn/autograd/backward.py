@@ -247,20 +247,24 @@ def _pull_whole(node: Node, g: Tensor, arrive: Any, create_graph: bool) -> None:
     op, settings, parents = node.op, node.settings or {}, node.parents
     assert op is not None and node.saved is not None
     plan = op.plan(node.wanted)
-    values: dict[str, Any] = {"g": g, **settings}
-    for name, (what, i), value in zip(plan.kept, plan.sources, node.saved):
-        values[name] = _revived(i, value, node, create_graph) if what == "value" else value
+    values = [
+        _revived(i, value, node, create_graph) if what == "value" else value
+        for (what, i), value in zip(plan.sources, node.saved)
+    ]
     if op.restored is not None:
         first = parents[0]
         shape = first.shape if first is not None else ()
-        for name in ("g", "y"):
-            if name in values:
-                values[name] = op.restored(values[name], settings, shape)
+        g = op.restored(g, settings, shape)
+        if "y" in plan.kept:
+            y = plan.kept.index("y")
+            values[y] = op.restored(values[y], settings, shape)
+    values.append(g)  # at -1
+    parts = [
+        (i, function(*[settings[name] if type(name) is str else values[name] for name in names]))
+        for i, function, names in plan.pulls
+    ]
     if op.variadic:
-        ((_, vjp),) = plan.pulls
-        parts = list(enumerate(vjp.function(*[values[name] for name in vjp.names])))
-    else:
-        parts = [(i, vjp.function(*[values[name] for name in vjp.names])) for i, vjp in plan.pulls]
+        parts = list(enumerate(parts[0][1]))
     for i, part in parts:
         parent = parents[i]
         if parent is None or not node.wanted[i]:

@@ -161,7 +161,8 @@ def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.nda
     if state.enabled and op.vjps and y.dtype.kind == "f":
         wanted = tuple([t is not None and t._requires_grad for t in tensors])
         if True in wanted:
-            saved = tuple([_kept(what, i, op, tensors, y) for what, i in op.plan(wanted).sources])
+            sources = op.plan(wanted).sources
+            saved = tuple([_kept(what, i, op, tensors, y) for what, i in sources]) if sources else ()
             parents = tuple([t.node if t is not None else None for t in tensors])
             node = Node(op, parents, wanted, saved, settings, y, state.place)
             for tape in state.tapes:

@@ -80,11 +80,15 @@ class Vjp(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one call keeps and what its backward runs, for one choice of inputs that need a gradient."""
+    """What one call keeps and what its backward runs, for one choice of inputs that need a gradient.
+
+    `sources` tells for each kept name where it comes from, `pulls` for each of those inputs its place, its vjp's
+    function, and that function's arguments: -1 is the gradient, another number a kept value, a name a setting.
+    """
 
     kept: tuple[str, ...]
     sources: tuple[tuple[str, int], ...]
-    pulls: tuple[tuple[int, Vjp], ...]
+    pulls: tuple[tuple[int, Callable[..., Any], tuple[Any, ...]], ...]
 
 
 class Piece:
@@ -158,7 +162,7 @@ class Op:
 
     def _planned(self, wanted: tuple[bool, ...]) -> Plan:
         names: dict[str, None] = {}
-        pulls: list[tuple[int, Vjp]] = []
+        vjps: list[tuple[int, Vjp]] = []
         for i, wants in enumerate(wanted):
             if not wants:
                 continue
@@ -168,9 +172,11 @@ class Op:
                     f"{self.name}: no derivative is declared with respect to {of}",
                     hint="pass it without one: .detach()",
                 )
-            if not (self.variadic and pulls):
-                pulls.append((i, self.vjps[of]))
+            if not (self.variadic and vjps):
+                vjps.append((i, self.vjps[of]))
             names.update(dict.fromkeys(n for n in self.vjps[of].names if n != "g" and n not in self.settings))
+        place: dict[str, Any] = {"g": -1, **{name: j for j, name in enumerate(names)}}
+        pulls = [(i, vjp.function, tuple(place.get(name, name) for name in vjp.names)) for i, vjp in vjps]
         return Plan(tuple(names), tuple(self._source(name) for name in names), tuple(pulls))
 
     def _source(self, name: str) -> tuple[str, int]:

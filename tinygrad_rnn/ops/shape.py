@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, ShapeError
+from .index import getitem
 from .op import Array, Refusal, call, normalized_axes, shape
 
 
@@ -217,6 +218,6 @@ def split(x: Array, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, 
         raise ShapeError("split: the sizes do not add up", expected=f"a sum of {whole}", got=list(sections))
     before, start, pieces = (slice(None),) * axis, 0, []
     for size in sections:
-        pieces.append(x[(*before, slice(start, start + size))])
+        pieces.append(getitem(x, (*before, slice(start, start + size))))
         start += size
     return tuple(pieces)
