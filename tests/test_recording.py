@@ -160,3 +160,14 @@ def test_a_tape_changes_no_gradient():
     plain = run()
     with tg.Tape(), tg.Tape():
         np.testing.assert_array_equal(run(), plain)
+
+
+def test_a_tape_and_a_picture_show_the_numbers_in_an_equation():
+    gate = tg.tensor([0.25, 0.5], requires_grad=True)
+    with tg.Tape() as tape:
+        (1.0 - gate) * 2
+    assert "subtract(1.0, %0)" in str(tape)
+    assert "multiply(%1, 2)" in str(tape)
+    layer = tg.nn.GRU(2, 2)
+    picture = tg.viz.graph(layer(tg.ones(2, 1, 2))[0], level="gate", module=layer)
+    assert "(1 − update gate) × candidate" in picture.source

@@ -124,7 +124,8 @@ def elementwise_many(op: Elementwise, *operands: Any) -> Any:
         y = op.forward(arrays, {})
     except ValueError:
         raise does_not_broadcast(op, arrays) from None
-    return recorded(op, tensors, {}, np.asarray(y))
+    numbers = {name: x for name, x in zip(op.inputs, operands) if isinstance(x, (bool, int, float))}
+    return recorded(op, tensors, numbers, np.asarray(y))
 
 
 def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:

@@ -63,7 +63,7 @@ class Node:
         parents: the nodes of its inputs; None for an input that is constant.
         wanted: for each input, whether a gradient flows to it.
         saved: what the vjps need (`Op.kept` names it); None once a backward has freed it.
-        settings: the operation's settings.
+        settings: the operation's settings; for an elementwise one, the inputs that are plain numbers.
         order: its number on the clock.
         shape, dtype: the output's.
         place: where in a recurrent net it ran.
@@ -186,10 +186,15 @@ def wengert(nodes: list[Node]) -> str:
 
 
 def _arguments(node: Node, number: dict[int, str]) -> str:
-    inputs = [number.get(id(parent), "const") if parent is not None else "const" for parent in node.parents]
-    defaults = (None, False)
-    settings = [f"{k}={_short(v)}" for k, v in (node.settings or {}).items() if not any(v is d for d in defaults)]
-    return ", ".join([*inputs, *settings])
+    settings, op = dict(node.settings or {}), node.op
+    assert op is not None
+    inputs = []
+    for i, parent in enumerate(node.parents):
+        name = op.inputs[0 if op.variadic else i]
+        constant = _short(settings.pop(name)) if name in settings else "const"
+        inputs.append(constant if parent is None else number.get(id(parent), constant))
+    shown = [f"{k}={_short(v)}" for k, v in settings.items() if v is not None and v is not False]
+    return ", ".join([*inputs, *shown])
 
 
 def _short(value: Any) -> str:

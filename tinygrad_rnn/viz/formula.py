@@ -38,7 +38,12 @@ class _Writer:
             return UNKNOWN, 9
         if node.name == "getitem":  # moves numbers, computes none
             return self.operand(node.operands[0], depth)
-        operands = [self.operand(id, depth + 1) for id in node.operands if not self.is_parameter(id)]
+        numbers = node.numbers or (None,) * len(node.operands)
+        operands = [
+            (number, 9) if number is not None else self.operand(id, depth + 1)
+            for id, number in zip(node.operands, numbers)
+            if not self.is_parameter(id)
+        ]
         if all(text == UNKNOWN for text, _ in operands):
             return UNKNOWN, 9
         if node.name in _INFIX and len(operands) == 2:

@@ -26,6 +26,7 @@ class Node:
         cell, layer, reverse, step: where it ran; steps count from 0.
         value: the id of the named value that it alone feeds, directly or through others, or its own.
         operands: the ids of its inputs in the op's order; None for one that is no node.
+        numbers: for each input the number that it is, in words; None for one that is a value.
         settings: the op's settings in words, such as an index.
         formula: what it computes from its neighbours.
         members: the ids of the ops that it stands for, in the order they ran.
@@ -45,6 +46,7 @@ class Node:
     step: int | None = None
     value: str | None = None
     operands: tuple[str | None, ...] = ()
+    numbers: tuple[str | None, ...] = ()
     settings: str = ""
     formula: str = ""
     members: tuple[str, ...] = ()

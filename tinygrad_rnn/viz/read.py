@@ -116,6 +116,7 @@ class _Reader:
             node.shape,
             str(node.dtype),
             operands=operands,
+            numbers=_numbers(node),
             settings=_settings(node),
             members=(id_,),
         )
@@ -212,13 +213,26 @@ def _kept(node: TapeNode, name: str) -> Any:
     return node.saved[names.index(name)] if name in names and names.index(name) < len(node.saved) else None
 
 
+def _numbers(node: TapeNode) -> tuple[str | None, ...]:
+    """The inputs that are plain numbers."""
+    settings = node.settings or {}
+    if node.op is None or node.op.variadic:
+        return ()
+    return tuple(f"{settings[name]:g}" if name in settings else None for name in node.op.inputs)
+
+
 def _settings(node: TapeNode) -> str:
     """The settings that say what the op did, in words."""
     settings = node.settings or {}
     if "key" in settings:
         key = settings["key"]
         return f"[{', '.join(_index(part) for part in (key if isinstance(key, tuple) else (key,)))}]"
-    shown = {name: value for name, value in settings.items() if value is not None and value is not False}
+    inputs = node.op.inputs if node.op is not None else ()
+    shown = {
+        name: value
+        for name, value in settings.items()
+        if name not in inputs and value is not None and value is not False
+    }
     return ", ".join(f"{name}={_index(value)}" for name, value in shown.items())
 
 
