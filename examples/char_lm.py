@@ -224,12 +224,18 @@ def train(given):
     if content is not None:
         print(f"going on at update {run.updates:,}")
 
-    stopped = []
+    stopped: list[int] = []
+
+    def stop(number, frame):
+        if stopped:
+            raise KeyboardInterrupt  # the second time, at once
+        stopped.append(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stopped.append(number))
+        signal.signal(number, stop)
     progress(run, folder, given.save_every, stopped)
+    run.save(folder)
     if stopped:
-        run.save(folder)
         print(f"\nstopped and saved. To go on: python {sys.argv[0]} train --resume {folder}")
         return 128 + stopped[0]
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -240,16 +246,8 @@ def train(given):
     drawn = draw_curve(run.curve, folder / "curve.png")
     print(f"\n{run.updates:,} updates ({run.epochs:.2f} times through the text) in {run.seconds:.0f} s")
     print(f"held-out text: {run.curve[-1][3]:.3f} bits per character\n\na sample:")
-    print(
-        write(
-            run.model,
-            run.vocabulary,
-            400,
-            temperature=0.8,
-            rng=np.random.default_rng(options["seed"]),
-            prompt=start(run.vocabulary),
-        )
-    )
+    rng = np.random.default_rng(options["seed"])
+    print(write(run.model, run.vocabulary, 400, start(run.vocabulary), temperature=0.8, rng=rng))
     print(f"\nin {folder}: checkpoint.safetensors, curve.csv{', curve.png' if drawn else ''}")
     print(f"more text: python {sys.argv[0]} sample --run {folder}")
     return 0
@@ -449,6 +447,9 @@ def main(arguments=None):
         return {"train": train, "sample": sample}[given.command](given)
     except TinygradError as trouble:
         print(f"char_lm: {trouble.one_line}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("char_lm: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except OSError as trouble:
         print(f"char_lm: {trouble.filename or ''}: {trouble.strerror}", file=sys.stderr)
     return 2
