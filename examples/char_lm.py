@@ -202,7 +202,7 @@ def checkpoint_of(folder):
 
 DEFAULTS = {
     "text": None, "cell": "lstm", "embedding": 64, "hidden": 128, "layers": 1, "dropout": 0.0, "batch": 16, "steps": 64,
-    "lr": 2e-3, "clip": 1.0, "seed": 0, "seconds": None, "epochs": None,
+    "lr": 4e-3, "clip": 1.0, "seed": 0, "seconds": None, "epochs": None,
 }  # fmt: skip
 FIXED = ("text", "cell", "embedding", "hidden", "layers", "batch", "steps", "seed")  # a resumed run cannot change these
 
@@ -408,7 +408,7 @@ def parser():
         ("--embedding", int, "size of a symbol's vector (default 64)"),
         ("--batch", int, "streams of text read side by side (default 16)"),
         ("--steps", int, "symbols in a chunk, through which gradients flow (default 64)"),
-        ("--lr", float, "learning rate of Adam (default 0.002)"),
+        ("--lr", float, "learning rate of Adam (default 0.004)"),
         ("--clip", float, "largest norm of the gradient (default 1)"),
     ):
         one.add_argument(name, type=positive(kind), metavar="N", help=meaning)
