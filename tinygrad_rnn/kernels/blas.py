@@ -69,7 +69,7 @@ class _Threads(NamedTuple):
 
 @functools.cache
 def _blas_threads() -> _Threads | None:
-    """NumPy's OpenBLAS, called directly, as threadpoolctl's calls cost a hundred times more; None for another BLAS."""
+    """NumPy's OpenBLAS, called directly, as threadpoolctl's own calls cost far more; None for another BLAS."""
     import threadpoolctl
 
     for found in threadpoolctl.ThreadpoolController().lib_controllers:
