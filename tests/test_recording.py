@@ -62,12 +62,12 @@ def test_every_state_of_the_thread_is_restored_after_an_exception(trouble):
     with pytest.raises(trouble), tg.no_grad(), tg.enable_grad(), tg.Tape():
         raise trouble("on purpose")
     assert tg.is_grad_enabled()
-    assert thread.state.tapes == ()
+    assert thread.state.watchers == ()
     x.register_hook(fail)
     with pytest.raises(trouble), tg.Tape():
         (x * x).backward()
     assert tg.is_grad_enabled()
-    assert thread.state.tapes == ()
+    assert thread.state.watchers == ()
     before = np.geterr()
     reusable = tg.no_grad()
     for _ in range(2):
@@ -82,13 +82,13 @@ def test_no_grad_holds_for_its_thread_only():
 
     def other():
         seen["enabled"] = tg.is_grad_enabled()
-        seen["tapes"] = thread.state.tapes
+        seen["watchers"] = thread.state.watchers
 
     with tg.no_grad(), tg.Tape():
         worker = threading.Thread(target=other)
         worker.start()
         worker.join()
-    assert seen == {"enabled": True, "tapes": ()}
+    assert seen == {"enabled": True, "watchers": ()}
 
 
 def test_threads_build_graphs_at_once_over_shared_leaves():

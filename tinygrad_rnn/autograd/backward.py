@@ -132,13 +132,15 @@ def propagate(
     nowhere else.
     """
     state = thread.state
-    tapes = state.tapes
+    watchers = state.watchers
     with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
-        state.tapes = tapes if create_graph else ()  # a tape lists what was asked for, not how gradients were found
+        state.watchers = (
+            watchers if create_graph else ()
+        )  # a tape lists what was asked for, not how gradients were found
         try:
             _propagate(seeds, retain_graph, create_graph, wanted)
         finally:
-            state.tapes = tapes
+            state.watchers = watchers
 
 
 def _propagate(

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import settings as library
 from ..errors import ArgumentError, DtypeError, ShapeError
-from ..ops import op as ops
+from ..ops import declare
 from ..ops.op import Elementwise, Op
 from ..program.expression import Expression
 from ..settings import FLOAT32, FLOAT64
@@ -57,11 +57,11 @@ def elementwise_one(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[
         if x._requires_grad and state.enabled and op.vjps:
             plan = plans.get(_ONE) or plans.setdefault(_ONE, _keeper(op, _ONE))
             node = Node(op, (x.node,), _ONE, plan((a, y)), None, y, state.place)
-            if state.tapes:
-                for tape in state.tapes:
-                    tape.nodes.append(node)
+            if state.watchers:
+                for watcher in state.watchers:
+                    watcher.see(node, (x,), y)
             return Tensor(y, node, True)
-        return constant(op, (x,), None, y) if state.tapes else Tensor(y)
+        return constant(op, (x,), None, y) if state.watchers else Tensor(y)
 
     return call
 
@@ -90,11 +90,11 @@ def elementwise_two(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[
         if (wanted[0] or wanted[1]) and state.enabled and op.vjps:
             plan = plans.get(wanted) or plans.setdefault(wanted, _keeper(op, wanted))
             node = Node(op, (x.node, z.node), wanted, plan((a, b, y)), None, y, state.place)
-            if state.tapes:
-                for tape in state.tapes:
-                    tape.nodes.append(node)
+            if state.watchers:
+                for watcher in state.watchers:
+                    watcher.see(node, (x, z), y)
             return Tensor(y, node, True)
-        return constant(op, (x, z), None, y) if state.tapes else Tensor(y)
+        return constant(op, (x, z), None, y) if state.watchers else Tensor(y)
 
     return call
 
@@ -166,10 +166,10 @@ def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.nda
             saved = tuple([_kept(what, i, op, tensors, y) for what, i in sources]) if sources else ()
             parents = tuple([t.node if t is not None else None for t in tensors])
             node = Node(op, parents, wanted, saved, settings, y, state.place)
-            for tape in state.tapes:
-                tape.nodes.append(node)
+            for watcher in state.watchers:
+                watcher.see(node, tensors, y)
             return Tensor(y, node, True)
-    return constant(op, tensors, settings, y) if state.tapes else Tensor(y)
+    return constant(op, tensors, settings, y) if state.watchers else Tensor(y)
 
 
 def _kept(what: str, i: int, op: Op, tensors: Sequence[Any], y: Any) -> Any:
@@ -181,7 +181,7 @@ def _kept(what: str, i: int, op: Op, tensors: Sequence[Any], y: Any) -> Any:
 
 
 def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y: np.ndarray[Any, Any]) -> Tensor:
-    """A result that no gradient flows through, on a tape that lists every operation."""
+    """A result that no gradient flows through, where every operation is watched."""
     state = thread.state
     for t in tensors:
         if t is not None and t.node is None:
@@ -195,8 +195,8 @@ def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y:
         y,
         state.place,
     )
-    for tape in state.tapes:
-        tape.nodes.append(node)
+    for watcher in state.watchers:
+        watcher.see(node, tensors, y)
     return Tensor(y, node, False)
 
 
@@ -294,4 +294,4 @@ def does_not_broadcast(op: Op, arrays: Sequence[Any]) -> Exception:
     return DtypeError(f"{op.name}: the operands do not fit", got=" and ".join(f"{a.shape} {a.dtype}" for a in arrays))
 
 
-ops.bind(bind)
+declare.bind(bind)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -37,13 +37,13 @@ class Place(NamedTuple):
 
 
 class State:
-    """What one thread is doing: whether it records, on which tapes, and where in a net it is."""
+    """What one thread is doing: whether it records, who watches, and where in a net it is."""
 
-    __slots__ = ("enabled", "place", "tapes")
+    __slots__ = ("enabled", "place", "watchers")
 
     def __init__(self) -> None:
         self.enabled = True
-        self.tapes: tuple[Tape, ...] = ()
+        self.watchers: tuple[Watcher, ...] = ()
         self.place: Place | None = None
 
 
@@ -53,6 +53,8 @@ class _Thread(threading.local):
 
 
 thread = _Thread()
+
+Watching = TypeVar("Watching", bound="Watcher")
 
 
 class Node:
@@ -135,7 +137,24 @@ class Node:
         return f"<node {self.order} {self.name} {self.shape} {self.dtype}>"
 
 
-class Tape:
+class Watcher:
+    """Sees every operation that this thread runs inside a `with` block, whether a gradient is wanted or not."""
+
+    def __enter__(self: Watching) -> Watching:
+        state = thread.state
+        state.watchers = (*state.watchers, self)
+        return self
+
+    def __exit__(self, *trouble: object) -> None:
+        state = thread.state
+        state.watchers = tuple(watcher for watcher in state.watchers if watcher is not self)
+
+    def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
+        """Called for each operation: its node, its inputs as tensors (None where not given), its output's array."""
+        raise NotImplementedError
+
+
+class Tape(Watcher):
     """A list of the operations run inside a `with` block, in order. It prints as a Wengert list.
 
     >>> import tinygrad_rnn as tg
@@ -152,14 +171,8 @@ class Tape:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
 
-    def __enter__(self) -> Tape:
-        state = thread.state
-        state.tapes = (*state.tapes, self)
-        return self
-
-    def __exit__(self, *trouble: object) -> None:
-        state = thread.state
-        state.tapes = tuple(tape for tape in state.tapes if tape is not self)
+    def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
+        self.nodes.append(node)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

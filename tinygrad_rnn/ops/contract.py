@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import ShapeError
 from ..kernels import blas
-from .op import Array, Piece, Refusal, call, contraction
+from .declare import Array, Refusal, call, contraction
+from .op import Piece
 from .reduce import sum
 from .shape import concat, expand_dims, reshape, squeeze
 

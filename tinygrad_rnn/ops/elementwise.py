@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from ..kernels import scalar
-from .op import Array, elementwise
+from .declare import Array, elementwise
 
 TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..kernels import gather
-from .op import Array, Piece, Refusal, call, normalized_axes, opaque, shape
+from .declare import Array, Refusal, call, opaque, shape
+from .op import Piece, normalized_axes
 
 
 class Patch(Piece):

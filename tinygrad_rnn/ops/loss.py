@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, DtypeError, ShapeError
+from .declare import Array
 from .elementwise import square, where
 from .index import getitem
-from .op import Array
 from .reduce import log_softmax, mean, sum
 
 REDUCTIONS = ("mean", "sum", "none")

@@ -28,9 +28,7 @@ itself be differentiated.
 
 from __future__ import annotations
 
-import functools
 import inspect
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +43,8 @@ Array = Any
 #: Every op by name, in the order of declaration.
 REGISTRY: dict[str, Op] = {}
 
-_binders: list[Callable[[Op], None]] = []
+#: Every function made of ops by name, in the order of declaration.
+COMPOSITES: dict[str, Composite] = {}
 
 
 class Sample(NamedTuple):
@@ -70,6 +69,17 @@ def call(*operands: Any, **settings: Any) -> Sample:
 
 #: Places of inputs, and for each the function of (gradient array, kept arrays) that gives its gradient.
 Pulls = list[tuple[int, Callable[[Any, tuple[Any, ...]], Any]]]
+
+
+class Composite(NamedTuple):
+    """A function made of ops: what its tests and the reference need to know of it."""
+
+    name: str
+    rule: Callable[..., Any]
+    samples: Callable[[Any], Iterable[Sample]]
+    refusals: Callable[[Any], Iterable[Refusal]] | None
+    differentiable: bool
+    kind: str = "composite"
 
 
 class Vjp(NamedTuple):
@@ -221,7 +231,7 @@ class Elementwise(Op):
         super().__init__(rule, symbol=symbol, name=name)
         self.domain, self.integers, self.promotes = domain, integers, True
         self.truth = frozenset(self.inputs.index(name) for name in truth)
-        self.expression = Expression.of(rule(*map(Expression.symbol, self.inputs)))
+        self.expression = traced(self.name, rule, self.inputs)
         self.boolean = self.expression.primitive is not None and self.expression.primitive.boolean
         self.unit = emit.function(f"k_{self.name}", self.inputs, self.expression)
         self._pulls: dict[tuple[bool, ...], Pulls] = {}
@@ -245,7 +255,7 @@ class Elementwise(Op):
 
     def _pull(self, of: str, kept: tuple[str, ...]) -> Callable[[Any, tuple[Any, ...]], Any]:
         vjp = self.vjps[of]
-        expression = Expression.of(vjp.function(*map(Expression.symbol, vjp.names)))
+        expression = traced(f"{self.name}: the vjp for {of}", vjp.function, vjp.names)
         if expression.name == "g":
             return lambda g, saved: g
         unit = emit.function(f"k_{self.name}_vjp_{of}", vjp.names, expression)
@@ -291,6 +301,24 @@ class Contraction(Op):
     kind = "contraction"
 
 
+def traced(what: str, rule: Callable[..., Any], names: Sequence[str]) -> Expression:
+    """What a rule on scalars computes, as an expression in symbols of these names.
+
+    Raises:
+        DeclarationError: for a rule that does anything but arithmetic and calls of elementwise ops.
+    """
+    hint = "arithmetic, and elementwise functions of this library (tg.exp, tg.where) instead of math, numpy and if"
+    try:
+        made = rule(*map(Expression.symbol, names))
+    except TypeError as trouble:
+        raise DeclarationError(f"{what}: this rule cannot be followed", got=str(trouble), hint=hint) from None
+    if not isinstance(made, (Expression, int, float)):
+        raise DeclarationError(
+            f"{what}: the rule returns no expression", expected="a scalar expression", got=repr(made), hint=hint
+        )
+    return Expression.of(made)
+
+
 def normalized_axes(name: str, axis: Any, ndim: int, *, several: bool = True) -> Any:
     """`axis` without negative numbers: a sorted tuple (all axes for None), or one int where not `several`.
 
@@ -310,105 +338,5 @@ def normalized_axes(name: str, axis: Any, ndim: int, *, several: bool = True) ->
     return tuple(sorted(found)) if several else (found[0] if found else 0)
 
 
-def bind(binder: Callable[[Op], None]) -> None:
-    """Let `binder` give a `call` to every op there is, and to each that is declared later."""
-    _binders.append(binder)
-    for op in REGISTRY.values():
-        binder(op)
-
-
 def _unbound(*arguments: Any) -> Any:
     raise DeclarationError("an op was called before tinygrad_rnn.autograd was imported")
-
-
-def declare(op: Op) -> Any:
-    """Register `op` and return it as a plain function.
-
-    The rule's signature and docstring, with `vjp` to go on declaring.
-    """
-    REGISTRY[op.name] = op
-    for binder in _binders:
-        binder(op)
-    signature = inspect.signature(op.rule)
-    bare = signature.replace(
-        parameters=[
-            p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None)
-            for p in signature.parameters.values()
-        ],
-        return_annotation=signature.empty,
-    )
-    operands = op.inputs[0] if op.variadic else f"({', '.join(op.inputs)},)"
-    settings = "{" + ", ".join(f"{name!r}: {name}" for name in op.settings) + "}"
-    arguments = ", ".join(op.inputs) if isinstance(op, Elementwise) else f"{operands}, {settings}"
-    scope: dict[str, Any] = {"op": op}
-    exec(f"def {op.name}{bare}:\n    return op.call({arguments})\n", scope)
-    function: Any = scope[op.name]
-    assert isinstance(function, types.FunctionType)
-    function.__defaults__, function.__kwdefaults__ = op.rule.__defaults__, op.rule.__kwdefaults__
-    function.__doc__, function.__module__ = op.rule.__doc__, op.rule.__module__
-    function.__annotations__ = op.rule.__annotations__
-    made: Any = function
-    made.op = op
-    made.vjp = functools.partial(_vjp, op)
-    made.samples = functools.partial(setattr, op, "samples")
-    made.refusals = functools.partial(setattr, op, "refusals")
-    return made
-
-
-def _vjp(op: Op, *inputs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def declare_vjp(function: Callable[..., Any]) -> Callable[..., Any]:
-        for of in inputs:
-            op.add_vjp(of, function)
-        return function
-
-    return declare_vjp
-
-
-def elementwise(
-    *,
-    symbol: str | None = None,
-    domain: tuple[float, float] = (-2.0, 2.0),
-    integers: bool = False,
-    truth: tuple[str, ...] = (),
-) -> Callable[[Callable[..., Any]], Any]:
-    """Declare a rule on scalars.
-
-    Args:
-        symbol: its label in pictures.
-        domain: where its tests draw inputs from.
-        integers: True where integers stay integers; otherwise they become the default dtype.
-        truth: the inputs that are truth values.
-    """
-    return lambda rule: declare(Elementwise(rule, symbol=symbol, domain=domain, integers=integers, truth=truth))
-
-
-def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
-    def decorator(
-        *,
-        symbol: str | None = None,
-        promotes: bool = False,
-        integers: bool = True,
-        samples: Callable[[Any], Iterable[Sample]] | None = None,
-        refusals: Callable[[Any], Iterable[Refusal]] | None = None,
-    ) -> Callable[[Callable[..., Any]], Any]:
-        def declare_rule(rule: Callable[..., Any]) -> Any:
-            op = kind(rule, symbol=symbol)
-            op.promotes, op.integers = promotes or not integers, integers
-            op.samples, op.refusals = samples, refusals
-            return declare(op)
-
-        return declare_rule
-
-    decorator.__doc__ = f"""Declare an op of kind {kind.kind}: a rule on whole arrays.
-
-    Args:
-        symbol: its label in pictures.
-        promotes: True where inputs of several dtypes become one before the rule runs.
-        integers: True where integers stay integers; otherwise they become the default dtype.
-        samples: calls for its tests, drawn with the random source given.
-        refusals: calls that it must refuse.
-    """
-    return decorator
-
-
-reduction, shape, contraction, opaque = map(_kind, (Reduction, Shape, Contraction, Op))

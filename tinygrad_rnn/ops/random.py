@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..kernels import draw
-from .op import Array, call, opaque
+from .declare import Array, call, opaque
 from .reduce import argmax
 
 _generator = np.random.default_rng()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
+from .declare import Array, Refusal, call, reduction
 from .elementwise import exp, where
-from .op import Array, Refusal, call, reduction
 from .shape import astype, broadcast_to
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, ShapeError
+from .declare import Array, Refusal, call, composite, shape
 from .index import getitem
-from .op import Array, Refusal, call, normalized_axes, shape
+from .op import normalized_axes
 
 
 @shape(
@@ -193,6 +194,14 @@ def _(g, x_dtype):
     return astype(g, x_dtype)
 
 
+@composite(
+    samples=lambda r: [call(r(2, 6), [1, 5], axis=1), call(r(4, 3), 2), call(r(4, 3), [4, 0]), call(r(0, 3), 1)],
+    refusals=lambda r: [
+        Refusal(call(r(2, 6), 4, axis=1), ShapeError, "not equal"),
+        Refusal(call(r(2, 6), [1, 4], axis=1), ShapeError, "add up"),
+        Refusal(call(r(2, 6), 1, axis=2), ShapeError, "no such axis"),
+    ],
+)
 def split(x: Array, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
     """x cut along an axis into pieces that share its memory.
 

@@ -45,6 +45,9 @@ class Expression:
         """What a primitive called on expressions calls."""
         return Expression(primitive, tuple(Expression.of(operand) for operand in operands))
 
+    def __bool__(self) -> bool:
+        raise TypeError("a symbol is neither true nor false: a branch would be decided once, for all elements")
+
     def schedule(self) -> Iterator[Expression]:
         """Every distinct expression below and including this one, operands first. A shared one comes once."""
         seen: set[int] = set()
