@@ -4,7 +4,11 @@ import pytest
 
 import tinygrad_rnn as tg
 
-collect_ignore = ["parity.py", "registry.py"]  # what the tests share; `parity.py` needs torch
+#: What the tests share; the parity modules need torch.
+collect_ignore = [
+    "jets.py", "parity.py", "parity_adapters.py", "parity_gradients.py", "parity_samples.py", "registry.py",
+    "sequence_actions.py", "sequences.py",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ def samples(op: Any, seed: int = 0) -> Iterator[Sample]:
 
 def differentiable(op: Any) -> bool:
     """Whether a gradient flows through it."""
-    return bool(op.differentiable if isinstance(op, Composite) else op.vjps)
+    return bool(op.differentiable if isinstance(op, Composite) else op.vjps) and op.derivatives > 0
 
 
 def call(op: Any, operands: Any, settings: dict[str, Any]) -> Any:

@@ -82,6 +82,7 @@ def test_factories_make_the_default_dtype():
         assert x.is_leaf
     assert tg.arange(3).dtype == I64
     assert tg.full((2,), 3).dtype == I64
+    assert tg.full((), 0.1, dtype="float64").item() == 0.1
     assert tg.full((2,), True).dtype == BOOL
     for dtype in (F32, F64, I64):
         assert tg.zeros_like(tg.zeros(2, dtype=dtype)).dtype == dtype

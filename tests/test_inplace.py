@@ -187,3 +187,19 @@ def test_memory_of_the_dead_raises_no_false_alarm():
     gc.collect()
     live = [entry for entry in tape_module.writes._stamps.values() if entry[1]() is None]
     assert not live
+
+
+def test_views_as_arrays_cannot_be_made_writable_and_share_the_memory_of_the_tensor():
+    for x in (tg.ones(3), tg.ones(2, 3).T, tg.ones(4)[::-2], tg.zeros(0, 2), tg.tensor(1.0), tg.tensor([True])):
+        for view in (x.numpy(), x.data, np.asarray(x)):
+            assert not view.flags.writeable
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                view.flags.writeable = True
+            assert view.shape == x.shape
+            assert view.dtype == x.dtype
+            assert view.size == 0 or np.shares_memory(view, x._array)
+    c, x = tg.ones(3), tg.ones(3, requires_grad=True)
+    y = tg.from_numpy(c.numpy()) * (x * x)
+    c += 1.0
+    with pytest.raises(GraphError, match="changed in place"):
+        y.sum().backward()

@@ -171,3 +171,31 @@ def test_a_tape_and_a_picture_show_the_numbers_in_an_equation():
     layer = tg.nn.GRU(2, 2)
     picture = tg.viz.graph(layer(tg.ones(2, 1, 2))[0], level="gate", module=layer)
     assert "(1 − update gate) × candidate" in picture.source
+
+
+def test_no_grad_on_a_generator_holds_between_its_yields_only():
+    x = tg.tensor([1.0], requires_grad=True)
+    log = []
+
+    @tg.no_grad()
+    def halves():
+        try:
+            while True:
+                log.append((yield x * 0.5))
+                log.append((x * 2.0).requires_grad)
+        except KeyError:
+            yield x * 3.0
+        return "done"
+
+    steps = halves()
+    assert not next(steps).requires_grad
+    assert (x * 2.0).requires_grad
+    assert not steps.send("sent").requires_grad
+    assert log == ["sent", False]
+    assert not steps.throw(KeyError).requires_grad
+    with pytest.raises(StopIteration, match="done"):
+        next(steps)
+    again = halves()
+    next(again)
+    again.close()
+    assert (x * 2.0).requires_grad

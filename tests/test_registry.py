@@ -10,6 +10,7 @@ import pytest
 from registry import CASES, IDS, OPS, Source, call, case, differentiable, flat, full_settings, listed, runner
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.errors import GraphError
 from tinygrad_rnn.ops.op import Composite, Elementwise
 
 
@@ -24,7 +25,10 @@ def tensors_of(op, sample, dtype=np.float64, requires_grad=True):
 @pytest.mark.parametrize(("op", "i"), CASES, ids=IDS)
 def test_first_derivative(op, i):
     sample = case(op, i)
-    if differentiable(op):
+    if op.derivatives < 1:
+        with pytest.raises(GraphError, match="derivative"):
+            tg.gradcheck(runner(op, sample), tensors_of(op, sample))
+    elif differentiable(op):
         assert tg.gradcheck(runner(op, sample), tensors_of(op, sample), atol=1e-7, rtol=1e-6)
     else:
         assert not any(y.requires_grad for y in listed(runner(op, sample)(*tensors_of(op, sample))))
@@ -33,7 +37,10 @@ def test_first_derivative(op, i):
 @pytest.mark.parametrize(("op", "i"), CASES, ids=IDS)
 def test_second_derivative(op, i):
     sample = case(op, i)
-    if differentiable(op):
+    if op.derivatives < 2:
+        with pytest.raises(GraphError, match="derivative"):
+            tg.gradgradcheck(runner(op, sample), tensors_of(op, sample))
+    elif differentiable(op):
         assert tg.gradgradcheck(runner(op, sample), tensors_of(op, sample), atol=1e-6, rtol=1e-5)
 
 
@@ -94,7 +101,7 @@ def test_float32_stays_float32(op, i):
         assert single.dtype == np.float32
         scale = np.max(np.abs(double.numpy()), initial=0.0)
         assert np.max(np.abs(single.numpy() - double.numpy()), initial=0.0) <= 1e-5 * scale
-        if single.requires_grad:
+        if single.requires_grad and differentiable(op):
             single.sum().backward()
     for t in tensors:
         assert t.grad is None or t.grad.dtype == np.float32
@@ -140,7 +147,7 @@ def test_refusals(op, i):
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_every_op_is_documented_and_public_or_internal_on_purpose(op):
     assert op.rule.__doc__
-    internal = {"getitem", "patched", "dropped", "astype"}
+    internal = {"getitem", "patched", "dropped", "astype", "gelu_erf", "gelu_tanh", "ctc", "ctc_alignment"}
     assert (op.name in internal) != hasattr(tg, op.name)
     if op.name not in internal:
         assert str(inspect.signature(getattr(tg, op.name))) == str(inspect.signature(op.rule))

@@ -53,6 +53,14 @@ class GradcheckError(TinygradError, AssertionError):
     """An analytic derivative differs from the numerical one."""
 
 
+class AnomalyError(TinygradError, FloatingPointError):
+    """A NaN or an infinity appeared, and `detect_anomaly` was asked to find where."""
+
+
+class OutOfMemoryError(TinygradError, MemoryError):
+    """There is no memory left; the message tells what the tape holds."""
+
+
 class FileError(TinygradError, OSError):
     """A file is missing, damaged, or of another kind."""
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import GraphError, ShapeError
 from ..ops.op import Elementwise, Piece
-from ..ops.reduce import sum
-from ..ops.shape import reshape
+from .memory import out_of_memory
+from .pull import brought_back, pull_whole, summed_to
 from .tape import Node, enable_grad, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
@@ -36,7 +36,7 @@ class Pieces:
         for kind in kinds:
             made = as_tensor(kind.made([piece for piece in self.pieces if type(piece) is kind], node.shape))
             if made.shape != node.shape:
-                made = _summed_to(made, node.shape)
+                made = summed_to(made, node.shape)
             total = made if total is None else total + made
         return total
 
@@ -132,15 +132,20 @@ def propagate(
     nowhere else.
     """
     state = thread.state
-    watchers = state.watchers
+    watchers, anomaly = state.watchers, state.anomaly
     with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
-        state.watchers = (
-            watchers if create_graph else ()
-        )  # a tape lists what was asked for, not how gradients were found
+        # A tape lists what was asked for, not how gradients were found.
+        state.watchers = watchers if create_graph else ()
+        if anomaly is not None:
+            outer, anomaly.backward = anomaly.backward, True
         try:
             _propagate(seeds, retain_graph, create_graph, wanted)
+        except MemoryError as trouble:
+            raise out_of_memory("backward", trouble, [node for node, _ in seeds]) from None
         finally:
             state.watchers = watchers
+            if anomaly is not None:
+                anomaly.backward = outer
 
 
 def _propagate(
@@ -151,6 +156,7 @@ def _propagate(
     ours: set[int] = set()  # totals that are sums, so nobody else holds their memory
     heap: list[int] = []
     leading = _leading([node for node, _ in seeds], wanted) if wanted is not None else None
+    anomaly = thread.state.anomaly
 
     def arrive(node: Node, g: Any) -> None:
         order = node.order
@@ -178,6 +184,8 @@ def _propagate(
                 ours.add(order)
 
     for node, start in seeds:
+        if anomaly is not None:
+            anomaly.see_gradient(node, None, start, None)
         arrive(node, start if create_graph else start._array)
 
     while heap:
@@ -193,15 +201,13 @@ def _propagate(
         if op is None or (leading is not None and not leading[order]):
             continue
         saved = node.saved
-        if saved is None:
-            raise GraphError(
-                f"backward: the graph was freed by an earlier backward (at {node.name})",
-                hint="backward(retain_graph=True) the first time, or run the forward pass again",
-            )
-        if writes.latest > order:
-            writes.check(node)
+        if type(saved) is not tuple:
+            saved = brought_back(node, retain_graph)
+        elif writes.latest > order:
+            writes.check(node, saved)
         if create_graph or not isinstance(op, Elementwise):
-            _pull_whole(node, g if create_graph else Tensor(g), arrive, create_graph)
+            for source, part in pull_whole(node, saved, g if create_graph else Tensor(g), create_graph, anomaly):
+                arrive(source, part)
         else:
             for i, pull in op.pulls(node.wanted):
                 parent = node.parents[i]
@@ -209,8 +215,10 @@ def _propagate(
                 if leading is not None and parent.order not in leading:
                     continue
                 part = pull(g, saved)
+                if anomaly is not None:
+                    anomaly.see_gradient(node, i, part, g)
                 if part.shape != parent.shape:
-                    part = _summed_to(Tensor(np.asarray(part)), parent.shape)._array
+                    part = summed_to(Tensor(np.asarray(part)), parent.shape)._array
                 order = parent.order
                 if order in totals:
                     arrive(parent, part)
@@ -244,66 +252,6 @@ def _leading(seeds: list[Node], wanted: dict[int, Any]) -> dict[int, bool]:
     return found
 
 
-def _pull_whole(node: Node, g: Tensor, arrive: Any, create_graph: bool) -> None:
-    """Run a node's vjps on tensors: of ops on whole arrays, and of every op where backward itself is recorded."""
-    op, settings, parents = node.op, node.settings or {}, node.parents
-    assert op is not None and node.saved is not None
-    plan = op.plan(node.wanted)
-    values = [
-        _revived(i, value, node, create_graph) if what == "value" else value
-        for (what, i), value in zip(plan.sources, node.saved)
-    ]
-    if op.restored is not None:
-        first = parents[0]
-        shape = first.shape if first is not None else ()
-        g = op.restored(g, settings, shape)
-        if "y" in plan.kept:
-            y = plan.kept.index("y")
-            values[y] = op.restored(values[y], settings, shape)
-    values.append(g)  # at -1
-    parts = [
-        (i, function(*[settings[name] if type(name) is str else values[name] for name in names]))
-        for i, function, names in plan.pulls
-    ]
-    if op.variadic:
-        parts = list(enumerate(parts[0][1]))
-    for i, part in parts:
-        parent = parents[i]
-        if parent is None or not node.wanted[i]:
-            continue
-        if not isinstance(part, Piece):
-            part = as_tensor(part)
-            if part.shape != parent.shape:
-                part = _summed_to(part, parent.shape)
-            part = part if create_graph else part._array
-        arrive(parent, part)
-
-
-def _revived(i: int, value: Any, node: Node, create_graph: bool) -> Any:
-    """A saved array as the tensor it was: with its node, where backward is to be differentiated."""
-    if not create_graph:
-        return Tensor(value)
-    return Tensor(value, node, True) if i < 0 else Tensor(value, node.parents[i], node.wanted[i])
-
-
-def _summed_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The gradient of what was broadcast: summed over the axes that were added or stretched."""
-    extra = g.ndim - len(shape)
-    axes = tuple(i for i in range(g.ndim) if i < extra or (shape[i - extra] == 1 and g.shape[i] != 1))
-    kept = tuple(n for i, n in enumerate(g.shape) if i >= extra)
-    fits = extra >= 0 and all(n == 1 or m in (n, 1) for n, m in zip(shape, kept))
-    if not fits:
-        try:
-            made: Tensor = g.broadcast_to(shape)
-            return made
-        except ShapeError:
-            raise ShapeError(
-                "backward: a vjp returned a gradient of the wrong shape", expected=shape, got=g.shape
-            ) from None
-    summed: Tensor = reshape(sum(g, axes) if axes else g, shape)
-    return summed
-
-
 def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumulate: bool) -> Any:
     """Show the gradient to the node's hooks, and leave it in the `grad` of the tensor that wants it."""
     if node.hooks:
@@ -323,11 +271,11 @@ def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumula
     owner = node.owner() if node.owner is not None and accumulate else None
     if owner is not None:
         if create_graph:
-            owner.grad = _own(g) if owner.grad is None else owner.grad + g
-        elif owner.grad is not None:
-            owner.grad = Tensor(np.asarray(owner.grad._array + g))
+            owner._grad = _own(g) if owner._grad is None else owner._grad + g
+        elif owner._grad is not None:
+            owner._grad = Tensor(np.asarray(owner._grad._array + g))
         else:
-            owner.grad = Tensor(g if exclusive and node.op is None else np.array(g))
+            owner._grad = Tensor(g if exclusive and node.op is None else np.array(g))
     return g
 
 

@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, GradcheckError
+from ..ops.op import Elementwise
+from .anomaly import calling_line
 from .backward import grad
+from .tape import Node, Watcher, no_grad
 from .tensor import Tensor, as_tensor, tensor
+from .transforms import jvp
+
+Function = Callable[..., Any]
 
 
-def gradcheck(f: Callable[..., Any], inputs: Any, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3) -> bool:
-    """Compare every element of f's Jacobian with the central difference (f(x + eps) - f(x - eps)) / (2 eps).
+def gradcheck(f: Function, inputs: Any, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3) -> bool:
+    """Compare f's derivatives with the central difference (f(x + eps) - f(x - eps)) / (2 eps).
+
+    Checked are: that f gives the same numbers again, and its backward too; every element of the Jacobian, by backward;
+    the Jacobian's product with a random direction, by `jvp`; and that outputs which get no gradient count as zeros.
 
     Args:
         f: a function of tensors that returns a tensor or a sequence of them.
@@ -28,32 +37,27 @@ def gradcheck(f: Callable[..., Any], inputs: Any, eps: float = 1e-6, atol: float
         GradcheckError: naming input, element, both numbers and the op to suspect.
         ArgumentError: where nothing is to check, or an input to check is not float64.
     """
-    given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    tensors = [as_tensor(one) for one in given]
+    tensors = _checkable(inputs)
     checked = [i for i, t in enumerate(tensors) if t.requires_grad]
-    if not checked:
-        raise ArgumentError("gradcheck: no input requires a gradient", hint="tg.tensor(..., requires_grad=True)")
-    for i in checked:
-        if tensors[i].dtype != np.float64:
-            raise ArgumentError(f"gradcheck: input {i} is too coarse", expected="float64", got=tensors[i].dtype)
-    leaves = [tensor(t, requires_grad=t.requires_grad) for t in tensors]
+    leaves = _leaves(tensors)
     outputs = _outputs(f, leaves)
+    _same_again(f, tensors, outputs)
+    numerical = {i: _numerical(f, tensors, i, eps) for i in checked}
     for i in checked:
-        numerical = _numerical(f, tensors, i, eps)
         for k, output in enumerate(outputs):
-            _compare(output, leaves[i], numerical[k], i, k, atol, rtol)
+            analytic = _backwards(output, leaves[i], k)
+            _compare(f, tensors, analytic, numerical[i][k], (i, k), atol, rtol)
+    _check_forward(f, tensors, numerical, atol, rtol)
+    _check_undefined(outputs, [leaves[i] for i in checked])
     return True
 
 
-def gradgradcheck(
-    f: Callable[..., Any], inputs: Any, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3
-) -> bool:
+def gradgradcheck(f: Function, inputs: Any, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3) -> bool:
     """Check the second derivatives of f: `gradcheck` of its gradient, weighted by fixed random numbers.
 
     Arguments and errors are those of `gradcheck`.
     """
-    given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    tensors = [as_tensor(one) for one in given]
+    tensors = _checkable(inputs)
     rng = np.random.default_rng(0)
     weights = [
         tensor(rng.standard_normal(y.shape), requires_grad=True) for y in _outputs(f, tensors) if y.requires_grad
@@ -69,12 +73,36 @@ def gradgradcheck(
     return gradcheck(gradient, [*tensors, *weights], eps, atol, rtol)
 
 
-def _outputs(f: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+def _checkable(inputs: Any) -> list[Tensor]:
+    tensors = [as_tensor(one) for one in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    if not any(t.requires_grad for t in tensors):
+        raise ArgumentError("gradcheck: no input requires a gradient", hint="tg.tensor(..., requires_grad=True)")
+    for i, t in enumerate(tensors):
+        if t.requires_grad and t.dtype != np.float64:
+            raise ArgumentError(f"gradcheck: input {i} is too coarse", expected="float64", got=t.dtype)
+    return tensors
+
+
+def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor(t, requires_grad=t.requires_grad) for t in tensors]
+
+
+def _outputs(f: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
     made = f(*inputs)
     return list(made) if isinstance(made, (list, tuple)) else [made]
 
 
-def _numerical(f: Callable[..., Any], inputs: Sequence[Tensor], i: int, eps: float) -> list[np.ndarray[Any, Any]]:
+def _same_again(f: Function, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    for k, (y, again) in enumerate(zip(outputs, _outputs(f, _leaves(tensors)))):
+        if not np.array_equal(y, again, equal_nan=y.dtype.kind == "f"):
+            raise GradcheckError(
+                f"gradcheck: output {k} is another when the function is called again",
+                expected="a function of its inputs alone",
+                hint="dropout and other random numbers: the same rng=numpy.random.default_rng(seed) at each call",
+            )
+
+
+def _numerical(f: Function, inputs: Sequence[Tensor], i: int, eps: float) -> list[np.ndarray[Any, Any]]:
     """Jacobians of all outputs in input i: (elements of the input, *shape of the output)."""
     base = np.array(inputs[i])
     columns: list[list[Any]] = []
@@ -91,26 +119,165 @@ def _numerical(f: Callable[..., Any], inputs: Sequence[Tensor], i: int, eps: flo
     return [np.stack(parts) for parts in zip(*columns)]
 
 
+def _backwards(output: Tensor, leaf: Tensor, k: int) -> np.ndarray[Any, Any]:
+    """The Jacobian of an output in a leaf by one backward for each element: (elements of the leaf, *output's shape)."""
+    found = np.zeros((leaf.size, *output.shape))
+    if not output.requires_grad:
+        return found
+    for place in np.ndindex(output.shape):
+        start = np.zeros(output.shape, output.dtype)
+        start[place] = 1.0
+        first, second = (grad(output, leaf, start, retain_graph=True, allow_unused=True) for _ in range(2))
+        if first is None:
+            continue
+        if not np.array_equal(first, second, equal_nan=True):
+            raise GradcheckError(
+                f"gradcheck: the gradient of output {k}{list(place)} is another when backward runs again",
+                expected="vjps that are functions of what they name",
+            )
+        found[(slice(None), *place)] = np.array(first).ravel()
+    return found
+
+
 def _compare(
-    output: Tensor, leaf: Tensor, numerical: np.ndarray[Any, Any], i: int, k: int, atol: float, rtol: float
+    f: Function,
+    tensors: Sequence[Tensor],
+    analytic: np.ndarray[Any, Any],
+    numerical: np.ndarray[Any, Any],
+    which: tuple[int, int],
+    atol: float,
+    rtol: float,
 ) -> None:
-    analytic = np.zeros_like(numerical)
-    if output.requires_grad:
-        for place in np.ndindex(output.shape):
-            start = np.zeros(output.shape, output.dtype)
-            start[place] = 1.0
-            g = grad(output, leaf, start, retain_graph=True, allow_unused=True)
-            if g is not None:
-                analytic[(slice(None), *place)] = np.array(g).ravel()
-    with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(analytic - numerical) <= atol + rtol * np.abs(numerical))
+    i, k = which
+    wrong = _differs(analytic, numerical, atol, rtol)
     if wrong.any():
         at = tuple(int(n) for n in np.argwhere(wrong)[0])
-        element = tuple(int(n) for n in np.unravel_index(at[0], leaf.shape))
-        suspect = output.node.name if output.node is not None else "an op without a derivative"
+        element = tuple(int(n) for n in np.unravel_index(at[0], tensors[i].shape))
         raise GradcheckError(
             f"gradcheck: the derivative of output {k}{list(at[1:])} in input {i}{list(element)} is wrong",
             expected=f"{numerical[at]:.6g} by finite differences",
             got=f"{analytic[at]:.6g} by backward; {int(wrong.sum())} of {wrong.size} elements differ",
-            hint=f"suspect the vjp of {suspect}, or of what it was made from",
+            hint=_suspect(f, tensors, atol, rtol),
         )
+
+
+def _differs(analytic: Any, numerical: Any, atol: float, rtol: float) -> Any:
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(analytic - numerical) <= atol + rtol * np.abs(numerical))
+
+
+def _check_forward(
+    f: Function, tensors: Sequence[Tensor], numerical: dict[int, list[Any]], atol: float, rtol: float
+) -> None:
+    """The product of the Jacobian with a random direction, from the front: by `jvp`."""
+    rng = np.random.default_rng(1)
+    directions = {i: rng.standard_normal(tensors[i].shape) for i in numerical}
+
+    def moving(*xs: Tensor) -> Any:
+        given = iter(xs)
+        return f(*[next(given) if i in directions else t.detach() for i, t in enumerate(tensors)])
+
+    points, moves = [tensors[i].detach() for i in directions], [tensor(v) for v in directions.values()]
+    with no_grad():
+        _, made = jvp(moving, points, moves)
+    for k, tangent in enumerate(made if isinstance(made, (list, tuple)) else [made]):
+        expected, scale = np.zeros(tangent.shape), np.zeros(tangent.shape)
+        for i, v in directions.items():
+            expected += np.tensordot(v.ravel(), numerical[i][k], 1)
+            scale += np.tensordot(np.abs(v).ravel(), atol + rtol * np.abs(numerical[i][k]), 1)
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(tangent - expected) <= scale)
+        if wrong.any():
+            at = tuple(int(n) for n in np.argwhere(wrong)[0])
+            raise GradcheckError(
+                f"gradcheck: the derivative of output {k}{list(at)} along a random direction of all inputs is wrong",
+                expected=f"{expected[at]:.6g} by finite differences",
+                got=f"{np.asarray(tangent)[at]:.6g} by jvp; {int(wrong.sum())} of {wrong.size} elements differ",
+                hint=_suspect(f, tensors, atol, rtol) + "; backward was right: a vjp may not be linear in g",
+            )
+
+
+def _check_undefined(outputs: Sequence[Tensor], leaves: list[Tensor]) -> None:
+    """Outputs without a gradient count as outputs with a gradient of zeros; zeros everywhere give zeros."""
+    rng = np.random.default_rng(2)
+    reached = [y for y in outputs if y.requires_grad]
+    starts = [tensor(rng.standard_normal(y.shape)) for y in reached]
+    nothing = [tensor(np.zeros(y.shape)) for y in reached]
+    for k, y in enumerate(reached if len(reached) > 1 else []):
+        others = [starts[j] if j == k else nothing[j] for j in range(len(reached))]
+        alone = grad(y, leaves, starts[k], retain_graph=True, allow_unused=True)
+        among = grad(reached, leaves, others, retain_graph=True, allow_unused=True)
+        for i, (a, b) in enumerate(zip(alone, among)):
+            if not np.allclose(0.0 if a is None else a, 0.0 if b is None else b, rtol=1e-12, atol=1e-300):
+                raise GradcheckError(
+                    f"gradcheck: input {i} gets another gradient where output {k} alone has one",
+                    expected="the same as with zeros for the other outputs",
+                )
+    if reached:
+        for i, g in enumerate(grad(reached, leaves, nothing, retain_graph=True, allow_unused=True)):
+            if g is not None and np.any(np.asarray(g) != 0.0):
+                raise GradcheckError(
+                    f"gradcheck: input {i} gets a gradient where no output has one",
+                    expected="zeros, as vjps are linear in g",
+                    got=f"up to {np.max(np.abs(np.asarray(g))):.6g}",
+                )
+
+
+# --- Which op is it? ---
+
+
+class _Calls(Watcher):
+    """Every call with its operands, so that it can be made again by itself."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Node, list[Any], str]] = []
+
+    def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
+        arrays = [None if x is None else x._array.copy() for x in inputs]
+        self.calls.append((node, arrays, calling_line()))
+
+
+def _suspect(f: Function, tensors: Sequence[Tensor], atol: float, rtol: float) -> str:
+    """The first op that is wrong by itself, in words."""
+    calls = _Calls()
+    with calls:
+        f(*_leaves(tensors))
+    for node, arrays, line in calls.calls:
+        if node.op is not None and node.op.vjps and True in node.wanted and _wrong_alone(node, arrays, atol, rtol):
+            inputs = ", ".join(str(a.shape) for a in arrays if a is not None)
+            return f"suspect the vjp of {node.title}, given {inputs} at {line}"
+    return (
+        "every op is right by itself: suspect a value that left the tape (.numpy(), .item(), .detach()), or a point "
+        "where the derivative jumps"
+    )
+
+
+def _wrong_alone(node: Node, arrays: list[Any], atol: float, rtol: float) -> bool:
+    """Whether an op's derivative along a random direction, in a random mixture of its outputs, is wrong."""
+    op, rng, eps = node.op, np.random.default_rng(3), 1e-6
+    assert op is not None
+    settings = {name: value for name, value in (node.settings or {}).items() if name in op.settings}
+
+    def run(operands: list[Any]) -> Any:
+        if isinstance(op, Elementwise):
+            return op.call(*operands)
+        return op.call(operands, settings)
+
+    moves = [rng.standard_normal(a.shape) if wants else None for a, wants in zip(arrays, node.wanted)]
+    leaves = [None if a is None else tensor(a, requires_grad=wants) for a, wants in zip(arrays, node.wanted)]
+    with np.errstate(all="ignore"):
+        y = run(leaves)
+        weights = rng.standard_normal(y.shape)
+        sides = []
+        for step in (eps, -eps):
+            moved = [a if v is None else tensor(a + step * v) for a, v in zip(arrays, moves)]
+            sides.append(np.sum(weights * np.asarray(run(moved))))
+        numerical = (sides[0] - sides[1]) / (2 * eps)
+        wanted = [x for x, wants in zip(leaves, node.wanted) if wants]
+        found = grad(y, wanted, weights, allow_unused=True)
+        analytic = sum(
+            float(np.sum(np.asarray(g) * v))
+            for g, v in zip(found, [v for v in moves if v is not None])
+            if g is not None
+        )
+    return bool(_differs(analytic, numerical, atol, rtol))

@@ -31,7 +31,7 @@ def ones(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 def full(shape: Any, value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of one value; its dtype is the value's where none is given."""
-    return tensor(np.full(shape, tensor(value)._array), dtype, requires_grad)
+    return tensor(np.full(shape, tensor(value, dtype)._array), dtype, requires_grad)
 
 
 def arange(*bounds: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from .. import settings as library
-from ..errors import ArgumentError, DtypeError, ShapeError
+from ..errors import ArgumentError, DtypeError, OutOfMemoryError, ShapeError
 from ..ops import declare
 from ..ops.op import Elementwise, Op
 from ..program.expression import Expression
 from ..settings import FLOAT32, FLOAT64
+from .memory import out_of_memory
 from .tape import Node, thread
 from .tensor import Tensor, as_tensor, tensor
 
@@ -50,7 +51,10 @@ def elementwise_one(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[
         dtype = a.dtype
         if dtype is not FLOAT32 and dtype is not FLOAT64:
             return otherwise(x)
-        y = unit.call(a)
+        try:
+            y = unit.call(a)
+        except MemoryError as trouble:
+            raise no_memory(op, (x,), trouble) from None
         if type(y) is not _ndarray:
             y = np.asarray(y)
         state = thread.state
@@ -83,6 +87,8 @@ def elementwise_two(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[
             y = unit.call(a, b)
         except ValueError:
             raise does_not_broadcast(op, (a, b)) from None
+        except MemoryError as trouble:
+            raise no_memory(op, (x, z), trouble) from None
         if type(y) is not _ndarray:
             y = np.asarray(y)
         state = thread.state
@@ -124,6 +130,8 @@ def elementwise_many(op: Elementwise, *operands: Any) -> Any:
         y = op.forward(arrays, {})
     except ValueError:
         raise does_not_broadcast(op, arrays) from None
+    except MemoryError as trouble:
+        raise no_memory(op, tensors, trouble) from None
     numbers = {name: x for name, x in zip(op.inputs, operands) if isinstance(x, (bool, int, float))}
     return recorded(op, tensors, numbers, np.asarray(y))
 
@@ -136,9 +144,20 @@ def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:
         raise ArgumentError(f"{op.name}: nothing was given", expected="at least one tensor")
     tensors = operands if all_tensors(op, operands) else one_dtype(op, operands)
     arrays = [t._array if t is not None else None for t in tensors]
+    for name, value in settings.items():
+        if type(value) is list:  # the caller may change it, and backward reads it later
+            settings[name] = frozen(value)
     settings = op.prepare(arrays, settings)
-    y = op.forward(arrays, settings)
+    try:
+        y = op.forward(arrays, settings)
+    except MemoryError as trouble:
+        raise no_memory(op, tensors, trouble) from None
     return recorded(op, tensors, settings, y if type(y) is _ndarray else np.asarray(y))
+
+
+def frozen(value: Any) -> Any:
+    """Nested lists as nested tuples."""
+    return tuple([frozen(part) for part in value]) if type(value) is list else value
 
 
 def all_tensors(op: Op, operands: Sequence[Any]) -> bool:
@@ -278,6 +297,13 @@ def common_dtype(strong: list[Any], weak: list[Any], integers: bool) -> np.dtype
     every_bool = all(dtype.kind == "b" for dtype in strong)
     found: np.dtype[Any] = np.result_type(*strong, *weak) if every_bool else np.result_type(*strong)
     return found
+
+
+def no_memory(op: Op, tensors: Sequence[Any], trouble: MemoryError) -> MemoryError:
+    """The error where there is no room for a result."""
+    if isinstance(trouble, OutOfMemoryError):
+        return trouble
+    return out_of_memory(op.name, trouble, [t.node for t in tensors if t is not None])
 
 
 def does_not_broadcast(op: Op, arrays: Sequence[Any]) -> Exception:

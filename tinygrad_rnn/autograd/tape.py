@@ -7,6 +7,8 @@ not.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import threading
 import weakref
@@ -39,12 +41,13 @@ class Place(NamedTuple):
 class State:
     """What one thread is doing: whether it records, who watches, and where in a net it is."""
 
-    __slots__ = ("enabled", "place", "watchers")
+    __slots__ = ("anomaly", "enabled", "place", "watchers")
 
     def __init__(self) -> None:
         self.enabled = True
         self.watchers: tuple[Watcher, ...] = ()
         self.place: Place | None = None
+        self.anomaly: Any = None  # the innermost detect_anomaly, which looks at gradients too
 
 
 class _Thread(threading.local):
@@ -64,7 +67,8 @@ class Node:
         op: the operation.
         parents: the nodes of its inputs; None for an input that is constant.
         wanted: for each input, whether a gradient flows to it.
-        saved: what the vjps need (`Op.kept` names it); None once a backward has freed it.
+        saved: what the vjps need (`Plan.kept` names it); None once a backward has freed it, and where `checkpoint` has
+            not kept it, what brings it back.
         settings: the operation's settings; for an elementwise one, the inputs that are plain numbers.
         order: its number on the clock.
         shape, dtype: the output's.
@@ -95,7 +99,7 @@ class Node:
         op: Op | None,
         parents: tuple[Node | None, ...],
         wanted: tuple[bool, ...],
-        saved: tuple[Any, ...] | None,
+        saved: Any,
         settings: dict[str, Any] | None,
         array: np.ndarray[Any, Any],
         place: Place | None,
@@ -123,6 +127,12 @@ class Node:
         """The label, or the op's name, or "leaf"."""
         return self.label or (self.op.name if self.op is not None else "leaf")
 
+    @property
+    def title(self) -> str:
+        """The op's name, and the label where there is one: for messages."""
+        name = self.op.name if self.op is not None else "leaf"
+        return f"{name} ({self.label})" if self.label else name
+
     def ancestors(self) -> list[Node]:
         """This node and all that it was made from, oldest first."""
         found, stack = {self.order: self}, [self]
@@ -135,6 +145,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<node {self.order} {self.name} {self.shape} {self.dtype}>"
+
+
+def input_names(op: Op, count: int) -> list[str]:
+    """The names of an op's first `count` inputs."""
+    return [f"{op.inputs[0]}[{i}]" for i in range(count)] if op.variadic else list(op.inputs[:count])
 
 
 class Watcher:
@@ -194,7 +209,7 @@ def wengert(nodes: list[Node]) -> str:
     for node in every:
         text = "leaf" if node.op is None or id(node) in leaves else f"{node.op.name}({_arguments(node, number)})"
         label = f"  # {node.label}" if node.label else ""
-        lines.append(f"{number[id(node)]} = {text}".ljust(35) + f"{node.shape} {node.dtype}{label}")
+        lines.append(f"{number[id(node)]} = {text}".ljust(34) + f" {node.shape} {node.dtype}{label}")
     return "\n".join(lines)
 
 
@@ -234,17 +249,22 @@ class Writes:
 
     def note(self, array: np.ndarray[Any, Any]) -> None:
         """Remember that `array` was written just now."""
-        root = _root(array)
+        root = root_of(array)
         key = id(root)
         self.latest = tick()
         known = self._stamps.get(key)
         reference = known[1] if known is not None else weakref.ref(root, lambda _: self._stamps.pop(key, None))
         self._stamps[key] = (self.latest, reference)
 
-    def check(self, node: Node) -> None:
-        """Raise if something that `node` saved was written after it ran."""
-        for value in node.saved or ():
-            if isinstance(value, np.ndarray) and self._stamps.get(id(_root(value)), (0,))[0] > node.order:
+    def stamp(self, root: Any) -> int:
+        """When the memory of this root array was last written; 0 for never."""
+        known = self._stamps.get(id(root))
+        return known[0] if known is not None else 0
+
+    def check(self, node: Node, saved: tuple[Any, ...]) -> None:
+        """Raise if something in `saved`, kept by `node`, was written after it ran."""
+        for value in saved:
+            if isinstance(value, np.ndarray) and self.stamp(root_of(value)) > node.order:
                 raise GraphError(
                     f"backward: {node.name} needs a value {value.shape} that was changed in place after it ran",
                     expected="values that backward needs to stay as they were",
@@ -252,11 +272,15 @@ class Writes:
                 )
 
 
-def _root(array: Any) -> Any:
-    """The array that owns the memory; what NumPy puts between (for strided views) has a base too."""
-    while isinstance(array.base, np.ndarray) or getattr(array.base, "base", None) is not None:
-        array = array.base
-    return array
+def root_of(array: Any) -> Any:
+    """The array that owns the memory; what stands between (for strided and for read-only views) has a base too."""
+    while True:
+        base = array.base
+        if isinstance(base, memoryview):
+            base = base.obj
+        if not isinstance(base, np.ndarray) and getattr(base, "base", None) is None:
+            return array
+        array = base
 
 
 writes = Writes()
@@ -278,14 +302,30 @@ class _Recording:
         thread.state.enabled = self._before.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        import functools
-
         @functools.wraps(function)
         def wrapped(*arguments: Any, **named: Any) -> Any:
             with type(self)():
                 return function(*arguments, **named)
 
-        return wrapped
+        @functools.wraps(function)
+        def generator(*arguments: Any, **named: Any) -> Any:
+            """Each stretch from one yield to the next runs inside; what is between them does not."""
+            made, resume, given = function(*arguments, **named), "send", None
+            while True:
+                try:
+                    with type(self)():
+                        value = getattr(made, resume)(given)
+                except StopIteration as end:
+                    return end.value
+                try:
+                    resume, given = "send", (yield value)
+                except GeneratorExit:
+                    made.close()
+                    raise
+                except BaseException as trouble:
+                    resume, given = "throw", trouble
+
+        return generator if inspect.isgeneratorfunction(function) else wrapped
 
 
 class no_grad(_Recording):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,14 +10,11 @@ import numpy as np
 
 from .. import settings
 from ..errors import DtypeError, GraphError, ShapeError
-from ..ops import REGISTRY, contract, elementwise, index, reduce
+from ..ops import REGISTRY, arrange, compare, contract, elementwise, index, reduce
 from ..ops import shape as shapes
 from ..ops.op import Elementwise
-from ..settings import FLOAT32, FLOAT64
+from .convert import array_of, arrays_of, checked_dtype, numpy_functions, plain_index
 from .tape import Node, thread, writes
-
-_NUMPY_NAMES = {"absolute": "abs"}
-_ALLOWED = "float32, float64, bool, or integers"
 
 
 def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,18 +28,17 @@ class Tensor:
     """An n-dimensional array that remembers how it was made. Make one with `tg.tensor`, `tg.zeros` and so on.
 
     Attributes:
-        grad: the gradient that `backward` left, a tensor, or None.
         node: the tape's entry of the operation that made this tensor, or None.
     """
 
-    __slots__ = ("__weakref__", "_array", "_requires_grad", "grad", "node")
+    __slots__ = ("__weakref__", "_array", "_grad", "_requires_grad", "node")
     __array_priority__ = 1000  # NumPy arrays on the left leave the operator to us
 
     def __init__(self, array: np.ndarray[Any, Any], node: Node | None = None, requires_grad: bool = False) -> None:
         self._array = array
         self.node = node
         self._requires_grad = requires_grad
-        self.grad: Tensor | None = None
+        self._grad: Tensor | None = None
 
     # --- What it is ---
 
@@ -92,6 +87,25 @@ class Tensor:
             self.node.owner = weakref.ref(self)
 
     @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward` left, or None.
+
+        Settable: None drops it; an array, or another dtype, becomes a tensor of this one's dtype.
+
+        Raises:
+            ShapeError: for a gradient of another shape.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, given: Any) -> None:
+        if given is not None:
+            given = as_tensor(given).astype(self.dtype)
+            if given.shape != self.shape:
+                raise ShapeError("grad: the gradient does not fit", expected=self.shape, got=given.shape)
+        self._grad = given
+
+    @property
     def is_leaf(self) -> bool:
         """True where no recorded operation made this tensor."""
         return self.node is None or self.node.op is None or not self._requires_grad
@@ -99,9 +113,9 @@ class Tensor:
     @property
     def data(self) -> np.ndarray[Any, Any]:
         """The values as a read-only NumPy array that shares memory."""
-        view = self._array.view()
-        view.flags.writeable = False
-        return view
+        # Through a memoryview: a plain view's flag could be turned back, and the tape would not see what is written.
+        buffer: Any = self._array
+        return np.asarray(memoryview(buffer).toreadonly())
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The values as a read-only NumPy array that shares memory. Write through tensor methods, or copy."""
@@ -127,12 +141,19 @@ class Tensor:
         return self._array.copy() if copy else self.data
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
-        op = REGISTRY.get(_NUMPY_NAMES.get(ufunc.__name__, ufunc.__name__))
+        op = REGISTRY.get({"absolute": "abs"}.get(ufunc.__name__, ufunc.__name__))
         if method != "__call__" or named or op is None:
             return NotImplemented
         # NumPy hands its scalars over as arrays without axes; here they count as Python numbers.
         inputs = tuple(x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs)
         return op.call(*inputs) if isinstance(op, Elementwise) else op.call(inputs, {})
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, named: Any) -> Any:
+        """NumPy's functions: the one of this library where it has one, else NumPy's on plain arrays."""
+        ours = numpy_functions().get(function)
+        if ours is not None:
+            return ours(*inputs, **named)
+        return function(*arrays_of(inputs), **{name: arrays_of(value) for name, value in named.items()})
 
     def __len__(self) -> int:
         if self._array.ndim == 0:
@@ -268,7 +289,9 @@ class Tensor:
         writes.note(self._array)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._write("x[...] = value", _plain(key), value, "tg.where(mask, value, x) or tg.concat make a new tensor")
+        self._write(
+            "x[...] = value", plain_index(key), value, "tg.where(mask, value, x) or tg.concat make a new tensor"
+        )
 
     def copy_(self, value: Any) -> Tensor:
         """Write `value`, broadcast, into this tensor's memory; for tensors outside the graph."""
@@ -310,11 +333,11 @@ class Tensor:
     __truediv__, __rtruediv__ = elementwise.divide, _swapped(elementwise.divide)
     __matmul__, __rmatmul__ = contract.matmul, _swapped(contract.matmul)
     __rpow__ = _swapped(elementwise.power)
-    __neg__, __abs__, __invert__ = elementwise.negative, elementwise.abs, elementwise.logical_not
-    __gt__, __ge__ = elementwise.greater, elementwise.greater_equal
-    __lt__, __le__ = elementwise.less, elementwise.less_equal
-    __eq__, __ne__ = elementwise.equal, elementwise.not_equal
-    __and__, __or__ = elementwise.logical_and, elementwise.logical_or
+    __neg__, __abs__, __invert__ = elementwise.negative, elementwise.abs, compare.logical_not
+    __gt__, __ge__ = compare.greater, compare.greater_equal
+    __lt__, __le__ = compare.less, compare.less_equal
+    __eq__, __ne__ = compare.equal, compare.not_equal
+    __and__, __or__, __xor__ = compare.logical_and, compare.logical_or, compare.logical_xor
 
     def __pow__(self, exponent: Any) -> Tensor:
         if type(exponent) is int and exponent == 2:
@@ -324,7 +347,7 @@ class Tensor:
         return powered
 
     def __getitem__(self, key: Any) -> Tensor:
-        picked: Tensor = index.getitem(self, _plain(key))
+        picked: Tensor = index.getitem(self, plain_index(key))
         return picked
 
     # --- Functions as methods ---
@@ -332,16 +355,29 @@ class Tensor:
     exp, log, sqrt, square, sign = (
         elementwise.exp, elementwise.log, elementwise.sqrt, elementwise.square, elementwise.sign,
     )  # fmt: skip
-    tanh, sigmoid, relu, sin, cos, erf = (
-        elementwise.tanh, elementwise.sigmoid, elementwise.relu, elementwise.sin, elementwise.cos, elementwise.erf,
+    expm1, log1p, rsqrt, reciprocal = elementwise.expm1, elementwise.log1p, elementwise.rsqrt, elementwise.reciprocal
+    tanh, sigmoid, relu, sin, cos, tan, erf = (
+        elementwise.tanh, elementwise.sigmoid, elementwise.relu, elementwise.sin, elementwise.cos, elementwise.tan,
+        elementwise.erf,
+    )  # fmt: skip
+    greater, greater_equal, less, less_equal, not_equal = (
+        compare.greater, compare.greater_equal, compare.less, compare.less_equal, compare.not_equal,
+    )  # fmt: skip
+    isnan, isinf, isfinite, negative = compare.isnan, compare.isinf, compare.isfinite, elementwise.negative
+    logical_and, logical_or, logical_xor, logical_not = (
+        compare.logical_and, compare.logical_or, compare.logical_xor, compare.logical_not,
     )  # fmt: skip
     add, subtract, multiply, divide = elementwise.add, elementwise.subtract, elementwise.multiply, elementwise.divide
     maximum, minimum, clip, abs = elementwise.maximum, elementwise.minimum, elementwise.clip, elementwise.abs
-    mean, max, min, argmax = reduce.mean, reduce.max, reduce.min, reduce.argmax
+    mean, var, std, max, min = reduce.mean, reduce.var, reduce.std, reduce.max, reduce.min
+    prod, cumsum, argmax, argmin, any, all = (
+        reduce.prod, reduce.cumsum, reduce.argmax, reduce.argmin, reduce.any, reduce.all,
+    )  # fmt: skip
     sum, logsumexp, softmax, log_softmax = reduce.sum, reduce.logsumexp, reduce.softmax, reduce.log_softmax
-    matmul, take = contract.matmul, index.take
+    matmul, outer, take = contract.matmul, contract.outer, index.take
     squeeze, expand_dims, broadcast_to = shapes.squeeze, shapes.expand_dims, shapes.broadcast_to
     permute_dims, split = shapes.permute_dims, shapes.split
+    flip, roll, repeat, tril, triu = arrange.flip, arrange.roll, arrange.repeat, arrange.tril, arrange.triu
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape: `x.reshape(2, -1)` or `x.reshape((2, -1))`."""
@@ -350,7 +386,7 @@ class Tensor:
 
     def astype(self, dtype: Any) -> Tensor:
         """This tensor in another dtype; itself where it has it already."""
-        wanted = _checked_dtype(np.dtype(dtype))
+        wanted = checked_dtype(np.dtype(dtype))
         if wanted == self._array.dtype:
             return self
         made: Tensor = shapes.astype(self, wanted)
@@ -383,42 +419,6 @@ def _rebuilt(kind: type[Tensor], array: np.ndarray[Any, Any], requires_grad: boo
     return made
 
 
-def _plain(key: Any) -> Any:
-    """An index without tensors: copies, so that a later write to one does not move what the tape remembers."""
-    if isinstance(key, int):
-        return key
-    if isinstance(key, slice):
-        try:
-            return slice(*[p if p is None else operator.index(p) for p in (key.start, key.stop, key.step)])
-        except TypeError:
-            raise DtypeError("indexing: a slice is of whole numbers", got=repr(key)) from None
-    if isinstance(key, tuple):
-        return tuple([_plain(list(part) if isinstance(part, tuple) else part) for part in key])
-    if isinstance(key, Tensor):
-        return key._array.copy()
-    if key is None or key is Ellipsis or isinstance(key, (np.generic, str)):
-        return key
-    try:
-        array = np.array(key)
-    except ValueError:
-        raise DtypeError("indexing: the rows of this list have unequal lengths", got=repr(key)) from None
-    return array.astype(np.int64) if array.size == 0 and not isinstance(key, np.ndarray) else array
-
-
-def _checked_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype as this machine writes it, where it is one that tensors may have."""
-    dtype = dtype.newbyteorder("=")
-    if dtype.kind in "biu":
-        return dtype
-    if dtype == FLOAT32:
-        return FLOAT32
-    if dtype == FLOAT64:
-        return FLOAT64
-    raise DtypeError(
-        "tensor: this dtype is not supported", expected=_ALLOWED, got=dtype, hint='.astype("float32") first'
-    )
-
-
 # --- Making tensors ---
 
 
@@ -435,42 +435,10 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
         DtypeError: for data that are not numbers, or a dtype that is not supported.
         ShapeError: for nested lists of unequal lengths.
     """
-    made = Tensor(_array_of(data, dtype))
+    made = Tensor(array_of(data, dtype))
     if requires_grad:
         made.requires_grad = True
     return made
-
-
-def _array_of(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
-    """A fresh array of `data`. In a list NumPy scalars count as Python numbers: only arrays bring a dtype."""
-    arrays: list[np.ndarray[Any, Any]] = []
-    source = _unwrapped(np.asarray(data) if isinstance(data, np.generic) else data, arrays)
-    try:
-        array = np.array(source, dtype=dtype)
-    except ValueError as trouble:
-        if "inhomogeneous" in str(trouble):
-            raise ShapeError("tensor: the rows have unequal lengths", got=str(trouble).split(". ")[-1]) from None
-        raise DtypeError("tensor: the data are no numbers", expected=_ALLOWED, got=str(trouble)) from None
-    except TypeError as trouble:
-        raise DtypeError("tensor: the data are no numbers", expected=_ALLOWED, got=str(trouble)) from None
-    if dtype is None and not arrays and array.dtype.kind == "f":
-        array = array.astype(settings.default_dtype)
-    wanted = _checked_dtype(array.dtype)
-    return array if array.dtype is wanted else array.astype(wanted)
-
-
-def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    """`data` without tensors and NumPy scalars; the arrays met are noted."""
-    if isinstance(data, Tensor):
-        data = data._array
-    elif hasattr(data, "detach"):  # PyTorch's
-        data = data.detach().cpu().numpy()
-    if isinstance(data, np.ndarray):
-        arrays.append(data)
-        return data
-    if isinstance(data, np.generic):
-        return data.item()
-    return [_unwrapped(part, arrays) for part in data] if isinstance(data, (list, tuple)) else data
 
 
 def as_tensor(data: Any) -> Tensor:
@@ -482,5 +450,5 @@ def from_numpy(a: np.ndarray[Any, Any]) -> Tensor:
     """A tensor that shares memory with the array `a`; writing to `a` afterwards is the caller's risk."""
     if not isinstance(a, np.ndarray):
         raise DtypeError("from_numpy: not an array", expected="a numpy.ndarray", got=type(a).__name__)
-    dtype = _checked_dtype(a.dtype)
+    dtype = checked_dtype(a.dtype)
     return Tensor(a if a.dtype is dtype else a.view(dtype) if a.dtype.isnative else a.astype(dtype))

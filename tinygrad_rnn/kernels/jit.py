@@ -20,7 +20,7 @@ import tempfile
 import threading
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ scalar = numba.njit(**OPTIONS)
 """
 
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # Every compilation holds the lock, so a fork waits for it: a child never inherits Numba's own lock in use.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _announced = False
 _warned = False
 
@@ -93,7 +96,9 @@ def ufunc(name: str, source: str, signature: str, twin: Callable[..., Any]) -> K
     return Kernel(name, text, twin, lambda compiled: compiled.ufunc)
 
 
-def loop(*signatures: str, twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def loop(
+    *signatures: str, twin: Callable[..., Any], needs: Iterable[Any] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile the decorated function when it is first called.
 
     Arrays are made writable and C-contiguous at the door (outputs must be so already), or each layout would compile
@@ -102,13 +107,16 @@ def loop(*signatures: str, twin: Callable[..., Any]) -> Callable[[Callable[..., 
     Args:
         signatures: Numba's, with `F` for the floating type, which then stands for float32 and float64.
         twin: the same on plain NumPy.
+        needs: primitives of `scalar.py` that it calls.
     """
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         lines = inspect.getsource(function).splitlines()
         start = next(i for i, line in enumerate(lines) if line.startswith("def "))
         wanted = [s.replace("F", letter) for s in signatures for letter in (("f4", "f8") if "F" in s else ("",))]
-        text = f"\n@numba.njit({wanted}, cache={{cache}}, nogil=True, **OPTIONS)\n" + "\n".join(lines[start:]) + "\n"
+        head = "\n".join(dict.fromkeys(source for primitive in needs for source in primitive.sources))
+        njit = f"@numba.njit({wanted}, cache={{cache}}, nogil=True, **OPTIONS)"
+        text = "\n".join([head, njit, *lines[start:], ""])
         kernel = Kernel(function.__name__, text, twin, lambda compiled: compiled)
 
         @functools.wraps(function)

@@ -1,6 +1,9 @@
 """The ops: declarations of rules and their vector-Jacobian products, one file a kind."""
 
-from . import contract, elementwise, index, loss, random, reduce, shape
+from . import activation, arrange, compare, contract, ctc, einsum, elementwise, index, loss, random, reduce, shape
 from .op import COMPOSITES, REGISTRY, Op
 
-__all__ = ["COMPOSITES", "REGISTRY", "Op", "contract", "elementwise", "index", "loss", "random", "reduce", "shape"]
+__all__ = [
+    "COMPOSITES", "REGISTRY", "Op", "activation", "arrange", "compare", "contract", "ctc", "einsum", "elementwise",
+    "index", "loss", "random", "reduce", "shape",
+]  # fmt: skip

@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ShapeError
+import numpy as np
+
+from .. import settings
+from ..errors import DtypeError, ShapeError
 from ..kernels import blas
-from .declare import Array, Refusal, call, contraction
+from .declare import Array, Refusal, call, composite, contraction
+from .elementwise import multiply
 from .op import Piece
 from .reduce import sum
-from .shape import concat, expand_dims, reshape, squeeze
+from .shape import astype, concat, expand_dims, reshape, squeeze
 
 
 @contraction(
@@ -158,3 +162,40 @@ def _(g, x):
 @linear.vjp("bias")
 def _(g):
     return BiasGradient(g)
+
+
+def of_one_dtype(name: str, operands: Sequence[Any]) -> list[Any]:
+    """The operands of a product in one dtype, which numbers and lists take from tensors and arrays.
+
+    Raises:
+        DtypeError: where float32 and float64 meet, as in every product.
+    """
+    own = [hasattr(x, "dtype") and not isinstance(x, np.generic) for x in operands]
+    arrays = [x if strong else np.asarray(x) for x, strong in zip(operands, own)]
+    floating = {x.dtype for x, strong in zip(arrays, own) if strong and x.dtype.kind == "f"}
+    if len(floating) > 1:
+        raise DtypeError(
+            f"{name}: float32 and float64 meet, and the product would silently be the slower float64",
+            expected="operands of one dtype",
+            got=" and ".join(str(x.dtype) for x in arrays),
+            hint='x.astype("float32"); NumPy arrays are float64 unless told otherwise',
+        )
+    dtypes = [x.dtype for x in arrays]
+    if not floating and any(dtype.kind == "f" for dtype in dtypes):
+        floating = {settings.default_dtype}
+    target = floating.pop() if floating else np.result_type(*dtypes) if dtypes else None
+    return [x if x.dtype == target else astype(x, target) for x in arrays]
+
+
+@composite(
+    samples=lambda r: [call(r(3), r(2)), call(r(2, 2), r(3)), call(r(), r(2)), call(r(0), r(2))],
+    refusals=lambda r: [Refusal(call(r(3), np.ones(2, np.float32)), DtypeError, "one dtype")],
+)
+def outer(a: Array, b: Array) -> Any:
+    """a[i] b[j] for every pair of elements: shape (size of a, size of b). Shapes other than 1-D are flattened.
+
+    Raises:
+        DtypeError: where float32 and float64 meet.
+    """
+    a, b = of_one_dtype("outer", (a, b))
+    return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))

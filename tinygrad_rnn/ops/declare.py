@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -55,7 +56,8 @@ def bind(binder: Callable[[Op], None]) -> None:
 def declare(op: Op) -> Any:
     """Register `op` and return it as a plain function.
 
-    The rule's signature and docstring, with `vjp` to go on declaring.
+    The rule's signature and docstring; to go on declaring with `vjp`, `samples`, `refusals`, and `prepare`, which takes
+    arrays and settings and returns the settings in their canonical form.
 
     Raises:
         DeclarationError: where the library has an op of that name. A user's own may be declared anew.
@@ -85,10 +87,11 @@ def declare(op: Op) -> Any:
     function.__doc__, function.__module__ = op.rule.__doc__, op.rule.__module__
     function.__annotations__ = op.rule.__annotations__
     made: Any = function
-    made.op = op
+    op.function, made.op = function, op
     made.vjp = functools.partial(_vjp, op)
     made.samples = functools.partial(setattr, op, "samples")
     made.refusals = functools.partial(setattr, op, "refusals")
+    made.prepare = functools.partial(setattr, op, "prepare")
     return made
 
 
@@ -127,11 +130,12 @@ def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
         integers: bool = True,
         samples: Callable[[Any], Iterable[Sample]] | None = None,
         refusals: Callable[[Any], Iterable[Refusal]] | None = None,
+        derivatives: float = math.inf,
     ) -> Callable[[Callable[..., Any]], Any]:
         def declare_rule(rule: Callable[..., Any]) -> Any:
             op = kind(rule, symbol=symbol)
             op.promotes, op.integers = promotes or not integers, integers
-            op.samples, op.refusals = samples, refusals
+            op.samples, op.refusals, op.derivatives = samples, refusals, derivatives
             return declare(op)
 
         return declare_rule
@@ -144,6 +148,7 @@ def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
         integers: True where integers stay integers; otherwise they become the default dtype.
         samples: calls for its tests, drawn with the random source given.
         refusals: calls that it must refuse.
+        derivatives: how many it has, where the vjp of the next one refuses on purpose.
     """
     return decorator
 
@@ -156,6 +161,7 @@ def composite(
     samples: Callable[[Any], Iterable[Sample]],
     refusals: Callable[[Any], Iterable[Refusal]] | None = None,
     differentiable: bool = True,
+    derivatives: float = math.inf,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Enter a function made of ops in the table that tests and the reference go through; it stays as it is.
 
@@ -163,11 +169,12 @@ def composite(
         samples: calls for its tests, drawn with the random source given. Arrays among the operands become tensors.
         refusals: calls that it must refuse.
         differentiable: False where there is no gradient.
+        derivatives: how many it has, where the next one is refused on purpose.
     """
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__
-        COMPOSITES[name] = Composite(name, function, samples, refusals, differentiable)
+        COMPOSITES[name] = Composite(name, function, samples, refusals, differentiable, derivatives)
         return function
 
     return enter

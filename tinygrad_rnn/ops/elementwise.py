@@ -132,6 +132,28 @@ def _(g, y):
     return g / (2.0 * y)
 
 
+@elementwise(symbol="1/√", domain=(0.3, 3.0))
+def rsqrt(x: Array) -> Any:
+    """1 / sqrt(x): of 0 infinity, of -0.0 minus infinity, of a negative number NaN."""
+    return 1.0 / scalar.sqrt(x)
+
+
+@rsqrt.vjp("x")
+def _(g, y):
+    return g * (-0.5 * (y * y * y))
+
+
+@elementwise(symbol="1/x", domain=(0.5, 2.0))
+def reciprocal(x: Array) -> Any:
+    """1 / x; integers become the default floating dtype."""
+    return 1.0 / x
+
+
+@reciprocal.vjp("x")
+def _(g, y):
+    return -g * (y * y)
+
+
 @elementwise(symbol="xᵇ", domain=(0.3, 2.0), integers=True)
 def power(a: Array, b: Array) -> Any:
     """a ** b. Where b is 0 the derivative in a is 0; where a is 0 and b >= 0 the derivative in b is 0."""
@@ -164,6 +186,17 @@ def _(g, y):
     return g * y
 
 
+@elementwise(symbol="eˣ−1")
+def expm1(x: Array) -> Any:
+    """e ** x - 1, with all its digits where x is small."""
+    return scalar.expm1(x)
+
+
+@expm1.vjp("x")
+def _(g, y):
+    return g * (y + 1.0)
+
+
 @elementwise(domain=(0.1, 3.0))
 def log(x: Array) -> Any:
     """Natural logarithm; of 0 minus infinity, of a negative number NaN."""
@@ -173,6 +206,17 @@ def log(x: Array) -> Any:
 @log.vjp("x")
 def _(g, x):
     return g / x
+
+
+@elementwise(symbol="log(1+x)", domain=(-0.7, 3.0))
+def log1p(x: Array) -> Any:
+    """log(1 + x), with all its digits where x is small; of -1 minus infinity, below NaN."""
+    return scalar.log1p(x)
+
+
+@log1p.vjp("x")
+def _(g, x):
+    return g / (x + 1.0)
 
 
 @elementwise(domain=(-3.0, 3.0))
@@ -239,6 +283,17 @@ def cos(x: Array) -> Any:
 @cos.vjp("x")
 def _(g, x):
     return -g * sin(x)
+
+
+@elementwise(domain=(-1.3, 1.3))
+def tan(x: Array) -> Any:
+    """Tangent of x in radians."""
+    return scalar.tan(x)
+
+
+@tan.vjp("x")
+def _(g, y):
+    return g * (1.0 + y * y)
 
 
 @elementwise()
@@ -325,66 +380,3 @@ def _(g, x, min, max):
 @clip.vjp("max")
 def _(g, x, min, max):
     return where((x > max) | (max < min), g, 0.0)
-
-
-# --- Comparisons and logic: truth values, no gradient ---
-
-
-@elementwise(symbol=">", integers=True)
-def greater(a: Array, b: Array) -> Any:
-    """a > b."""
-    return scalar.greater(a, b)
-
-
-@elementwise(symbol="≥", integers=True)
-def greater_equal(a: Array, b: Array) -> Any:
-    """a >= b."""
-    return scalar.greater_equal(a, b)
-
-
-@elementwise(symbol="<", integers=True)
-def less(a: Array, b: Array) -> Any:
-    """a < b."""
-    return scalar.less(a, b)
-
-
-@elementwise(symbol="≤", integers=True)
-def less_equal(a: Array, b: Array) -> Any:
-    """a <= b."""
-    return scalar.less_equal(a, b)
-
-
-@elementwise(symbol="=", integers=True)
-def equal(a: Array, b: Array) -> Any:
-    """a == b."""
-    return scalar.equal(a, b)
-
-
-@elementwise(symbol="≠", integers=True)
-def not_equal(a: Array, b: Array) -> Any:
-    """a != b."""
-    return scalar.not_equal(a, b)
-
-
-@elementwise(symbol="∧", integers=True)
-def logical_and(a: Array, b: Array) -> Any:
-    """True where both are nonzero."""
-    return scalar.logical_and(a, b)
-
-
-@elementwise(symbol="∨", integers=True)
-def logical_or(a: Array, b: Array) -> Any:
-    """True where either is nonzero."""
-    return scalar.logical_or(a, b)
-
-
-@elementwise(symbol="¬", integers=True)
-def logical_not(x: Array) -> Any:
-    """True where x is zero."""
-    return scalar.logical_not(x)
-
-
-@elementwise(symbol="NaN?", integers=True)
-def isnan(x: Array) -> Any:
-    """True where x is not a number."""
-    return scalar.isnan(x)

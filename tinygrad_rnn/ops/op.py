@@ -29,6 +29,7 @@ itself be differentiated.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,6 +80,7 @@ class Composite(NamedTuple):
     samples: Callable[[Any], Iterable[Sample]]
     refusals: Callable[[Any], Iterable[Refusal]] | None
     differentiable: bool
+    derivatives: float = math.inf
     kind: str = "composite"
 
 
@@ -116,7 +118,11 @@ class Piece:
 
 
 class Op:
-    """One operation. `call` runs it on tensors; whoever records tensors puts it there (`bind`)."""
+    """One operation. `call` runs it on tensors; whoever records tensors puts it there (`bind`).
+
+    Raises:
+        DeclarationError: for a parameter called g or y, which mean the gradient and the output in vjps.
+    """
 
     kind = "opaque"
 
@@ -129,10 +135,17 @@ class Op:
         self.refusals: Callable[[Any], Iterable[Refusal]] | None = None
         self.promotes = False
         self.integers = True
+        self.derivatives = math.inf
         self.call: Callable[..., Any] = _unbound
+        self.function: Callable[..., Any] | None = None
         self._plans: dict[tuple[bool, ...], Plan] = {}
 
         parameters = inspect.signature(rule).parameters.values()
+        for taken in {"g", "y"} & {p.name for p in parameters}:
+            raise DeclarationError(
+                f"{self.name}: a parameter is called {taken}",
+                hint="in a vjp g is the incoming gradient and y the output; call it a, b or x",
+            )
         self.variadic = any("Sequence" in str(p.annotation) for p in parameters)
         is_input = [p.default is p.empty or "Array" in str(p.annotation) for p in parameters]
         self.inputs = tuple(p.name for p, chosen in zip(parameters, is_input) if chosen)
@@ -146,8 +159,12 @@ class Op:
         """Declare the vector-Jacobian product for the input `of`.
 
         Raises:
-            DeclarationError: where `of` is no input, or the function takes a name that the op has not.
+            DeclarationError: where `of` is no input or has a vjp, or the function takes a name that the op has not.
         """
+        if of in self.vjps:
+            raise DeclarationError(
+                f"{self.name}: the vjp for {of} is declared already", hint="declare the op anew, then its vjps"
+            )
         if of not in self.inputs:
             raise DeclarationError(f"{self.name}: no such input", expected=f"one of {self.inputs}", got=repr(of))
         names = tuple(inspect.signature(function).parameters)
@@ -258,6 +275,8 @@ class Elementwise(Op):
         expression = traced(f"{self.name}: the vjp for {of}", vjp.function, vjp.names)
         if expression.name == "g":
             return lambda g, saved: g
+        if expression.primitive is None and expression.name is None:
+            return lambda g, saved: np.full(g.shape, expression.value, g.dtype)
         unit = emit.function(f"k_{self.name}_vjp_{of}", vjp.names, expression)
         if vjp.names[:1] == ("g",):
             places = [kept.index(name) for name in vjp.names[1:]]

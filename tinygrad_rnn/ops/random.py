@@ -5,16 +5,21 @@ A replayed call draws the same.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError
 from ..kernels import draw
-from .declare import Array, call, opaque
+from .declare import Array, Refusal, call, composite, opaque
 from .reduce import argmax
 
 _generator = np.random.default_rng()
+_thread = threading.local()
 
 
 def manual_seed(n: int) -> None:
@@ -24,8 +29,51 @@ def manual_seed(n: int) -> None:
 
 
 def generator(rng: np.random.Generator | None = None) -> np.random.Generator:
-    """The generator given, or the library's own."""
-    return _generator if rng is None else rng
+    """The generator given, or the library's own: the one door to random numbers."""
+    found: np.random.Generator = getattr(_thread, "repeated", _generator) if rng is None else rng
+    for draws in getattr(_thread, "draws", ()):
+        draws.note(rng, found)
+    return found
+
+
+class Draws:
+    """Remembers how the generators used inside a `with` block stood before, so that the same numbers come again."""
+
+    def __init__(self) -> None:
+        self.own: np.random.Generator | None = None
+        self.given: dict[int, tuple[np.random.Generator, Any]] = {}
+
+    def note(self, rng: np.random.Generator | None, found: np.random.Generator) -> None:
+        """A generator is about to be used: `found`, for the argument `rng`."""
+        if rng is not None:
+            self.given.setdefault(id(rng), (rng, rng.bit_generator.state))
+        elif self.own is None:
+            self.own = copy.deepcopy(found)
+
+    def __enter__(self) -> None:
+        _thread.draws = (*getattr(_thread, "draws", ()), self)
+
+    def __exit__(self, *trouble: object) -> None:
+        _thread.draws = tuple(draws for draws in _thread.draws if draws is not self)
+
+    @contextlib.contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Inside, the generators give the same numbers again; afterwards they stand where they stood."""
+        outer, before = getattr(_thread, "repeated", None), []
+        for rng, state in self.given.values():
+            before.append((rng, rng.bit_generator.state))
+            rng.bit_generator.state = state
+        if self.own is not None:
+            _thread.repeated = copy.deepcopy(self.own)
+        try:
+            yield
+        finally:
+            for rng, state in before:
+                rng.bit_generator.state = state
+            if outer is not None:
+                _thread.repeated = outer
+            elif self.own is not None:
+                del _thread.repeated
 
 
 @opaque(symbol="dropout", integers=False, samples=lambda r: [call(r(4, 5), p=0.4, key=7), call(r(0, 2), p=0.4, key=7)])
@@ -40,6 +88,16 @@ def _(g, p, key):
     return dropped(g, p, key)
 
 
+# The samples draw nothing that matters: a call with the same operands must give the same result each time.
+
+
+@composite(
+    samples=lambda r: [call(r(4, 5), 0.4, training=False), call(r(4, 5), 0.0), call(r(2, 3), 1.0), call(r(0, 2), 0.4)],
+    refusals=lambda r: [
+        Refusal(call(r(3), 1.5), ArgumentError, "not a probability"),
+        Refusal(call(r(3), float("nan")), ArgumentError, "not a probability"),
+    ],
+)
 def dropout(x: Array, p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> Any:
     """Each element 0 with probability p, else divided by 1 - p; x itself where not training (Srivastava et al. 2014).
 
@@ -53,6 +111,14 @@ def dropout(x: Array, p: float = 0.5, training: bool = True, rng: np.random.Gene
     return dropped(x, p, int(generator(rng).integers(2**63)))
 
 
+@composite(
+    differentiable=False,
+    samples=lambda r: [call(r(4, 5), 0.0), call(r(5), 2.0, top_k=1), call(r(2, 3, 4), 0.0, top_k=2), call(r(0, 3))],
+    refusals=lambda r: [
+        Refusal(call(r(3), -1.0), ArgumentError, "temperature"),
+        Refusal(call(r(3), 1.0, 0), ArgumentError, "top_k"),
+    ],
+)
 def categorical(
     logits: Array, temperature: float = 1.0, top_k: int | None = None, rng: np.random.Generator | None = None
 ) -> Any:

@@ -51,23 +51,26 @@ def _(g, x_shape):
 )
 def permute_dims(x: Array, axes: Any = None) -> Any:
     """Axis i of the result is axis axes[i] of x; None reverses them."""
-    return np.transpose(x, _permutation(axes, x.ndim))
+    return np.transpose(x, axes)
 
 
-def _permutation(axes: Any, ndim: int) -> tuple[int, ...]:
-    axes = tuple(range(ndim))[::-1] if axes is None else tuple(axes)
-    found = tuple(normalized_axes("permute_dims", axis, ndim, several=False) for axis in axes)
+@permute_dims.prepare
+def _(arrays, settings):
+    axes, ndim = settings["axes"], arrays[0].ndim
+    if axes is None:
+        return settings
+    axes = axes if isinstance(axes, (tuple, list)) else (axes,)
+    found = tuple([normalized_axes("permute_dims", axis, ndim, several=False) for axis in axes])
     if sorted(found) != list(range(ndim)):
         raise ShapeError(
             "permute_dims: an axis is missing or named twice", expected=f"each of {ndim} axes once", got=axes
         )
-    return found
+    return {"axes": found}
 
 
 @permute_dims.vjp("x")
 def _(g, axes):
-    order = _permutation(axes, len(g.shape))
-    return permute_dims(g, tuple(order.index(i) for i in range(len(order))))
+    return permute_dims(g, None if axes is None else tuple([axes.index(i) for i in range(len(axes))]))
 
 
 @shape(
@@ -223,7 +226,7 @@ def split(x: Array, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, 
         if sections < 1 or whole % sections:
             raise ShapeError("split: the pieces are not equal", expected=f"a divisor of {whole}", got=sections)
         sections = [whole // sections] * int(sections)
-    if sum(sections) != whole or min(sections) < 0:
+    if sum(sections) != whole or min(sections, default=0) < 0:
         raise ShapeError("split: the sizes do not add up", expected=f"a sum of {whole}", got=list(sections))
     before, start, pieces = (slice(None),) * axis, 0, []
     for size in sections:

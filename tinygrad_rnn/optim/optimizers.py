@@ -11,7 +11,7 @@ import numpy as np
 
 from ..autograd.tape import writes
 from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError, GraphError, ShapeError
+from ..errors import ArgumentError, GraphError
 from ..kernels import update
 
 
@@ -68,8 +68,6 @@ class Optimizer:
                 i += 1
                 if p.grad is None:
                     continue
-                if p.grad.shape != p.shape:
-                    raise ShapeError("step: a gradient does not fit", expected=p.shape, got=p.grad.shape)
                 state = self.state.setdefault(i, {"step": 0})
                 state["step"] += 1
                 self._update(p, p.grad, state, group)

@@ -207,7 +207,7 @@ def _placed(node: Node, place: Place | None) -> Node:
 
 def _kept(node: TapeNode, name: str) -> Any:
     """The array of an operand, where backward will need it and has not freed it yet."""
-    if node.op is None or node.saved is None or node.op.variadic:
+    if node.op is None or type(node.saved) is not tuple or node.op.variadic:
         return None
     names = node.op.plan(node.wanted).kept if True in node.wanted else ()
     return node.saved[names.index(name)] if name in names and names.index(name) < len(node.saved) else None
