@@ -88,8 +88,9 @@ def full_settings(op: Any, sample: Sample) -> dict[str, Any]:
 
     if isinstance(op, Composite):
         return sample.settings
-    defaults = {name: p.default for name, p in inspect.signature(op.rule).parameters.items() if name in op.settings}
-    return {**defaults, **sample.settings}
+    parameters = inspect.signature(op.rule).parameters
+    defaults = {name: parameters[name].default for name in op.settings}
+    return {name: sample.settings.get(name, default) for name, default in defaults.items()}
 
 
 OPS = [*REGISTRY.values(), *COMPOSITES.values()]

@@ -85,7 +85,7 @@ def _(g, axis):
         Refusal(call(r(2, 3), shift=0.5), DtypeError, "whole number"),
     ],
 )
-def roll(x: Array, shift: Any = 0, axis: Any = None) -> Any:
+def roll(x: Array, shift: Any, axis: Any = None) -> Any:
     """The elements of x moved on by `shift` places along an axis; what leaves at the end comes in at the front.
 
     Both may be tuples, as in NumPy: an axis named twice moves by the sum. Without an axis all elements move, in
@@ -139,7 +139,7 @@ def _(g, shift, axis):
         Refusal(call(r(2, 3), repeats=1.5), DtypeError, "whole number"),
     ],
 )
-def repeat(x: Array, repeats: Any = 1, axis: Any = None) -> Any:
+def repeat(x: Array, repeats: Any, axis: Any = None) -> Any:
     """Each element of x `repeats` times in a row along an axis, as NumPy's repeat (PyTorch's repeat_interleave).
 
     `repeats` is one number for all or one for each entry along the axis. Without an axis x is taken as flat.
@@ -197,7 +197,7 @@ def _(g, x_shape, repeats, axis):
         Refusal(call(np.zeros(3, int), pad_width=1, constant_values=0.5), DtypeError, "int64"),
     ],
 )
-def pad(x: Array, pad_width: Any = 0, mode: str = "constant", constant_values: Any = 0) -> Any:
+def pad(x: Array, pad_width: Any, mode: str = "constant", constant_values: Any = 0) -> Any:
     """x with a border, as NumPy's pad.
 
     Args:

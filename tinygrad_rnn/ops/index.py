@@ -46,7 +46,7 @@ class Patch(Piece):
         Refusal(call(r(4, 3), key=1.5), DtypeError, "no index"),
     ],
 )
-def getitem(x: Array, key: Any = ()) -> Any:
+def getitem(x: Array, key: Any) -> Any:
     """x[key], as NumPy indexes: integers, slices, `...`, None, integer arrays, boolean arrays.
 
     Basic ones give a view.
@@ -80,7 +80,7 @@ def _(g, key):
         call([r(2, 3)], keys=(np.array([1, 1]),), shape=(4, 3)),
     ]
 )
-def patched(patches: Sequence[Array], keys: Any = (), shape: Any = ()) -> Any:
+def patched(patches: Sequence[Array], keys: Any, shape: Any) -> Any:
     """Zeros of `shape` with each patch added at its key."""
     out = np.zeros(shape, patches[0].dtype)
     for patch, key in zip(patches, keys):

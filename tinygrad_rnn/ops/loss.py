@@ -279,7 +279,7 @@ def _not_labelled(r: Any) -> list[Refusal]:
     ],
 )
 def nll_loss(
-    log_probabilities: Array,
+    log_probs: Array,
     target: Array,
     *,
     weight: Array | None = None,
@@ -289,7 +289,7 @@ def nll_loss(
     """Negative log-likelihood: minus the log-probability of each case's class, as `log_softmax` gives it.
 
     Args:
-        log_probabilities: (N, C), or (C,) for one case, or (N, C, d1, ...).
+        log_probs: (N, C), or (C,) for one case, or (N, C, d1, ...).
         target: (N,), () or (N, d1, ...) of class numbers.
         weight: (C,) factor of each class, constant; the mean is then weighted too.
         ignore_index: cases with this target count nothing.
@@ -299,12 +299,12 @@ def nll_loss(
         ShapeError, DtypeError, ArgumentError: for arguments that do not fit, a target out of range.
         GraphError: for a weight that requires a gradient.
     """
-    _given("nll_loss", log_probabilities, "log_probabilities")
-    if log_probabilities.dtype.kind != "f":
-        raise DtypeError("nll_loss: log-probabilities are floating numbers", got=log_probabilities.dtype)
-    per_class = _per_class("nll_loss", weight, log_probabilities)
-    cases = _cases("nll_loss", log_probabilities, target, per_class, ignore_index)
-    return _averaged("nll_loss", _minus_chosen(log_probabilities, cases), cases, reduction)
+    _given("nll_loss", log_probs, "log_probs")
+    if log_probs.dtype.kind != "f":
+        raise DtypeError("nll_loss: log-probabilities are floating numbers", got=log_probs.dtype)
+    per_class = _per_class("nll_loss", weight, log_probs)
+    cases = _cases("nll_loss", log_probs, target, per_class, ignore_index)
+    return _averaged("nll_loss", _minus_chosen(log_probs, cases), cases, reduction)
 
 
 @composite(

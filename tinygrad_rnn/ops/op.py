@@ -10,9 +10,9 @@ A declaration is a decorated function and its vjps:
     def _(g, y):
         return g * (1 - y * y)
 
-The parameters without a default (or annotated `Array`) are the inputs; the others are settings. A vjp names what it
-wants, and that is the retention contract, because only what the vjps of the inputs in need of a gradient name is kept
-on the tape:
+The parameters annotated `Array`, or with neither annotation nor default, are the inputs; the others are settings. A
+vjp names what it wants, and that is the retention contract, because only what the vjps of the inputs in need of a
+gradient name is kept on the tape:
 
     g               the incoming gradient, of the output's shape
     y               the output
@@ -147,7 +147,9 @@ class Op:
                 hint="in a vjp g is the incoming gradient and y the output; call it a, b or x",
             )
         self.variadic = any("Sequence" in str(p.annotation) for p in parameters)
-        is_input = [p.default is p.empty or "Array" in str(p.annotation) for p in parameters]
+        is_input = [
+            "Array" in str(p.annotation) or (p.default is p.empty and p.annotation is p.empty) for p in parameters
+        ]
         self.inputs = tuple(p.name for p, chosen in zip(parameters, is_input) if chosen)
         self.optional = frozenset(
             i for i, p in enumerate(p for p, chosen in zip(parameters, is_input) if chosen) if p.default is not p.empty

@@ -77,7 +77,7 @@ class Draws:
 
 
 @opaque(symbol="dropout", integers=False, samples=lambda r: [call(r(4, 5), p=0.4, key=7), call(r(0, 2), p=0.4, key=7)])
-def dropped(x: Array, p: float = 0.5, key: int = 0) -> Any:
+def dropped(x: Array, p: float, key: int) -> Any:
     """x / (1 - p) where the uniform number of (key, element) is at least p, else 0."""
     kept = draw.uniform(key, x.size).reshape(x.shape) >= p
     return np.where(kept, x * x.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 1.0), x.dtype.type(0))

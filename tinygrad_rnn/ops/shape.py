@@ -23,7 +23,7 @@ from .op import normalized_axes
     ],
     refusals=lambda r: [Refusal(call(r(2, 6), shape=(5, 2)), ShapeError, "cannot hold")],
 )
-def reshape(x: Array, shape: Any = (-1,)) -> Any:
+def reshape(x: Array, shape: Any) -> Any:
     """The same elements in row-major order in another shape; one size may be -1."""
     try:
         shape = tuple(map(operator.index, shape if isinstance(shape, (tuple, list)) else (shape,)))
@@ -82,7 +82,7 @@ def _(g, axes):
     ],
     refusals=lambda r: [Refusal(call(r(2, 3), shape=(2, 4)), ShapeError, "does not broadcast")],
 )
-def broadcast_to(x: Array, shape: Any = ()) -> Any:
+def broadcast_to(x: Array, shape: Any) -> Any:
     """x repeated along new axes and axes of size 1, without copying."""
     try:
         return np.broadcast_to(x, shape)
@@ -98,10 +98,10 @@ def _(g):
 
 
 @shape(
-    samples=lambda r: [call(r(2, 3), axis=0), call(r(2, 3), axis=-1), call(r(2, 3), axis=(0, 2)), call(r())],
+    samples=lambda r: [call(r(2, 3), axis=0), call(r(2, 3), axis=-1), call(r(2, 3), axis=(0, 2)), call(r(), axis=0)],
     refusals=lambda r: [Refusal(call(r(2, 3), axis=5), ShapeError, "no such axis")],
 )
-def expand_dims(x: Array, axis: Any = 0) -> Any:
+def expand_dims(x: Array, axis: Any) -> Any:
     """x with axes of size 1 at the places `axis` of the result."""
     several = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     return np.expand_dims(x, normalized_axes("expand_dims", several, x.ndim + len(several)))
@@ -187,7 +187,7 @@ def _(g, axis):
 
 
 @shape(samples=lambda r: [call(r(2, 3), dtype="float64")])
-def astype(x: Array, dtype: Any = None) -> Any:
+def astype(x: Array, dtype: Any) -> Any:
     """x in another dtype; the gradient comes back in x's own."""
     return x.astype(dtype)
 
