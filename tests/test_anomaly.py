@@ -11,7 +11,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
-from tinygrad_rnn.errors import AnomalyError, GraphError, ShapeError
+from tinygrad_rnn.errors import AnomalyError, DeclarationError, GraphError, ShapeError
 from tinygrad_rnn.ops.declare import Array, elementwise, opaque
 
 
@@ -220,3 +220,102 @@ def test_a_constant_derivative_of_an_elementwise_op():
     x = leaf(1.0, 2.0)
     flattened(x).sum().backward()
     np.testing.assert_array_equal(x.grad, [0.0, 0.0])
+
+
+def test_one_watcher_may_be_entered_again_and_again():
+    watcher, x = tg.detect_anomaly(), leaf(0.0)
+    for _ in range(2):
+        with watcher, watcher:
+            with pytest.raises(AnomalyError):
+                tg.log(x)
+            with watcher:
+                pass
+            with pytest.raises(AnomalyError):
+                tg.log(x)
+    with np.errstate(all="ignore"):
+        tg.log(x)
+    tape = tg.Tape()
+    with tape:
+        with tape:
+            tg.exp(x)
+        tg.sin(x)
+    tg.cos(x)
+    assert [node.op.name for node in tape] == ["exp", "exp", "sin"]
+
+
+# --- What a user declares ---
+
+
+def test_declarations_that_would_be_misread_are_refused():
+    def factor(x, factor=2.0):
+        """With a default, and so no input."""
+        return x * factor
+
+    def nothing(x: np.ndarray):
+        """With an annotation that is not Array."""
+        return x
+
+    def output(x, y):
+        """With the name of the output."""
+        return x * y
+
+    def branch(x):
+        """With a branch, decided once."""
+        return x if x > 0.0 else -x
+
+    def foreign(x):
+        """With a function of numbers."""
+        import math
+
+        return math.exp(x)
+
+    for rule, says in (
+        (factor, "factor is no input"), (nothing, "no input"), (output, "called y"), (branch, "neither true nor false"),
+        (foreign, "cannot be followed"),
+    ):  # fmt: skip
+        with pytest.raises(DeclarationError, match=rf"{rule.__name__}: [\s\S]*{says}"):
+            elementwise()(rule)
+    with pytest.raises(DeclarationError, match="the library has an op of this name"):
+        elementwise()(tg.tanh.op.rule)
+    with pytest.raises(DeclarationError, match="declared already"):
+        tg.tanh.vjp("x")(lambda g: g)
+
+
+def test_array_is_known_with_and_without_postponed_annotations():
+    for future in ("from __future__ import annotations\n", ""):
+        scope = {}
+        exec(
+            f"{future}from tinygrad_rnn.ops.declare import Array, elementwise\n"
+            "def leaned(x: Array, slope: Array = 0.1):\n    'slope x'\n    return x * slope\n"
+            "leaned = elementwise()(leaned)\n",
+            scope,
+        )
+        assert scope["leaned"](tg.tensor([1.0]), 10.0).item() == 10.0
+        assert scope["leaned"](tg.tensor([1.0])).item() == pytest.approx(0.1)
+
+
+def test_a_vjp_that_is_not_needed_does_not_run():
+    @opaque()
+    def paired(a: Array, b: Array):
+        """a b."""
+        return a * b
+
+    paired.vjp("a")(lambda g, b: g * b)
+
+    def refuse(g):
+        raise AssertionError
+
+    paired.vjp("b")(refuse)
+    a, b = leaf(2.0), leaf(3.0)
+    for create_graph in (False, True):
+        assert tg.grad(paired(a, b), a, create_graph=create_graph).item() == 3.0
+
+
+def test_a_setting_changed_after_the_call_changes_no_gradient():
+    weights = tg.tensor(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    axes, key, x = [1, 0], [0, 0], tg.zeros(2, 2, dtype="float64", requires_grad=True)
+    y, z = tg.permute_dims(x, axes), x[key]
+    axes.reverse()
+    key[1] = 1
+    ((y + z) * weights).sum().backward()
+    np.testing.assert_array_equal(x.grad, weights.numpy().T + np.array([[4.0, 6.0], [0.0, 0.0]]))

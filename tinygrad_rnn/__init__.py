@@ -2,7 +2,7 @@
 
     import tinygrad_rnn as tg
 
-One tape, three readers: backward, a compiler and the drawing tools all read the record of what ran.
+One tape: backward and the drawing tools both read the record of what ran.
 """
 
 from . import data, nn, optim, viz

@@ -27,9 +27,10 @@ PAGE = ROOT / "docs" / "ops.md"
 HEAD = """\
 # Functions
 
-Made by `python tools/reference.py` from the declarations; do not edit. The third column is the declaration itself: the
-vector-Jacobian product for each input, with `g` the incoming gradient and `y` the output. Its first and second
-derivatives are checked against finite differences, and against PyTorch's.
+Made by `python tools/reference.py` from the declarations; do not edit. The third column is the declaration itself:
+the vector-Jacobian product for each input, with `g` the incoming gradient and `y` the output; where it takes more than
+a line, see the file. Derivatives are checked, to the third order, against finite differences, and to the second against
+PyTorch's.
 
 Arguments follow NumPy (`axis`, `keepdims`), losses PyTorch. Operands broadcast; Python numbers take the dtype of the
 tensors they meet; float32 stays float32. Without a derivative there, a function's result requires no gradient.
@@ -39,11 +40,10 @@ tensors they meet; float32 stays float32. Without a derivative there, a function
 def page() -> str:
     """The whole page."""
     entries: dict[str, list[Op | Composite]] = {}
-    every: list[Op | Composite] = [*REGISTRY.values(), *COMPOSITES.values()]
+    every: list[Op | Composite] = [*[op for op in REGISTRY.values() if op.own], *COMPOSITES.values()]
     for entry in every:
-        module = entry.rule.__module__
-        if module.startswith("tinygrad_rnn.") and hasattr(tg, entry.name):
-            entries.setdefault(module, []).append(entry)
+        if hasattr(tg, entry.name):
+            entries.setdefault(entry.rule.__module__, []).append(entry)
     parts = [HEAD]
     for module, found in entries.items():
         path = module.replace(".", "/") + ".py"
@@ -54,15 +54,9 @@ def page() -> str:
 
 
 def _signature(entry: Op | Composite) -> str:
-    parameters = []
-    for p in inspect.signature(entry.rule).parameters.values():
-        parameters.append(p.replace(annotation=p.empty))
-    text = ", ".join(map(str, parameters))
-    for p in parameters:
-        if p.kind is p.KEYWORD_ONLY:
-            text = text.replace(f", {p}", f", *, {p}", 1)
-            break
-    return f"`{entry.name}({text})`"
+    signature = inspect.signature(entry.rule)
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return f"`{entry.name}{signature.replace(parameters=bare, return_annotation=signature.empty)}`"
 
 
 def _value(entry: Op | Composite) -> str:
@@ -74,6 +68,8 @@ def _value(entry: Op | Composite) -> str:
 
 def _gradient(entry: Op | Composite) -> str:
     if isinstance(entry, Composite):
+        if entry.derivatives == 1:
+            return "the first derivative only"
         return "of the ops that it is made of" if entry.differentiable else "none"
     same: dict[str, list[str]] = {}
     for of, vjp in entry.vjps.items():
@@ -81,7 +77,7 @@ def _gradient(entry: Op | Composite) -> str:
             body: str | None = str(traced(entry.name, vjp.function, vjp.names))
         else:
             body = _body(vjp.function)
-        text = f"`{_cell(body)}`" if body else "as declared"
+        text = f"`{_cell(body)}`" if body else "see the file"
         same.setdefault(text, []).append(of)
     return "<br>".join(f"{', '.join(names)}: {text}" for text, names in same.items()) or "none"
 

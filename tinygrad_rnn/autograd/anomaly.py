@@ -40,17 +40,18 @@ class detect_anomaly(Watcher):
     def __init__(self) -> None:
         self.lines: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
         self.backward = False  # while a backward that is recorded runs: gradients are looked at, not each operation
-        self._outer: detect_anomaly | None = None
-        self._quiet = np.errstate(all="ignore")
+        self._before: list[tuple[detect_anomaly | None, np.errstate]] = []
 
     def __enter__(self) -> detect_anomaly:
-        self._outer, thread.state.anomaly = thread.state.anomaly, self
-        self._quiet.__enter__()
+        quiet = np.errstate(all="ignore")
+        quiet.__enter__()
+        self._before.append((thread.state.anomaly, quiet))
+        thread.state.anomaly = self
         return super().__enter__()
 
     def __exit__(self, *trouble: object) -> None:
-        thread.state.anomaly = self._outer
-        self._quiet.__exit__(None, None, None)
+        thread.state.anomaly, quiet = self._before.pop()
+        quiet.__exit__(None, None, None)
         super().__exit__(*trouble)
 
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GraphError, ShapeError
+from ..errors import ArgumentError, GraphError, ShapeError
 from ..ops.op import Elementwise, Piece
+from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_whole, summed_to
 from .tape import Node, enable_grad, no_grad, thread, writes
@@ -45,7 +46,7 @@ def backward(
     outputs: Sequence[Tensor], grads: Sequence[Any], *, retain_graph: bool = False, create_graph: bool = False
 ) -> None:
     """Add the gradients of the sum of `outputs`, weighted by `grads`, to the `grad` of every leaf."""
-    propagate(_seeds(outputs, grads), retain_graph, create_graph, None)
+    propagate(_seeds("backward", outputs, grads), retain_graph, create_graph, None)
 
 
 def grad(
@@ -81,7 +82,7 @@ def grad(
             raise GraphError(f"grad: input {i} requires no gradient", hint="tg.tensor(..., requires_grad=True)")
         wanted[one.node.order] = None
     retain = create_graph if retain_graph is None else retain_graph
-    propagate(_seeds(several_outputs, starts), retain, create_graph, wanted)
+    propagate(_seeds("grad", several_outputs, starts), retain, create_graph, wanted)
     found = []
     for i, one in enumerate(several_inputs):
         g = wanted[one.node.order]
@@ -93,31 +94,33 @@ def grad(
     return tuple(found) if isinstance(inputs, (list, tuple)) else found[0]
 
 
-def _seeds(outputs: Sequence[Tensor], grads: Sequence[Any]) -> list[tuple[Node, Tensor]]:
+#: How the gradients to start from are given.
+_STARTS = {"backward": "backward(grad)", "grad": "grad(..., grad_outputs=...)"}
+
+
+def _seeds(name: str, outputs: Sequence[Tensor], grads: Sequence[Any]) -> list[tuple[Node, Tensor]]:
     if len(grads) != len(outputs):
-        raise GraphError("backward: one gradient for each output", expected=len(outputs), got=len(grads))
+        raise ArgumentError(f"{name}: one gradient for each output", expected=len(outputs), got=len(grads))
     seeds = []
     for output, start in zip(outputs, grads):
         if not isinstance(output, Tensor) or output.node is None or not output._requires_grad:
             raise GraphError(
-                "backward: nothing was recorded for this tensor",
+                f"{name}: nothing was recorded for this tensor",
                 expected="a result of tensors that require a gradient",
                 hint="tg.tensor(..., requires_grad=True) on what it is made from, and not under tg.no_grad()",
             )
         if start is None:
             if output.size != 1:
                 raise GraphError(
-                    "backward: this tensor is not a scalar, so it needs a gradient to start from",
-                    expected="one element, or backward(grad)",
+                    f"{name}: this tensor is not a scalar, so it needs a gradient to start from",
+                    expected=f"one element, or {_STARTS[name]}",
                     got=f"shape {output.shape}",
                     hint=".sum() or .mean() it first",
                 )
             start = Tensor(np.ones(output.shape, output.dtype))
         start = as_tensor(start)
         if start.shape != output.shape:
-            raise ShapeError(
-                "backward: the gradient to start from does not fit", expected=output.shape, got=start.shape
-            )
+            raise ShapeError(f"{name}: the gradient to start from does not fit", expected=output.shape, got=start.shape)
         seeds.append((output.node, start.astype(output.dtype)))
     return seeds
 
@@ -186,7 +189,8 @@ def _propagate(
     for node, start in seeds:
         if anomaly is not None:
             anomaly.see_gradient(node, None, start, None)
-        arrive(node, start if create_graph else start._array)
+        # In memory of its own: a hook may keep what arrives, and the caller may write to what was given.
+        arrive(node, _own(start) if create_graph else start._array.copy())
 
     while heap:
         order = -heappop(heap)
@@ -206,7 +210,8 @@ def _propagate(
         elif writes.latest > order:
             writes.check(node, saved)
         if create_graph or not isinstance(op, Elementwise):
-            for source, part in pull_whole(node, saved, g if create_graph else Tensor(g), create_graph, anomaly):
+            g = g if create_graph else Tensor(g)
+            for source, part in pull_whole(node, saved, g, create_graph, anomaly, leading):
                 arrive(source, part)
         else:
             for i, pull in op.pulls(node.wanted):
@@ -219,12 +224,12 @@ def _propagate(
                     anomaly.see_gradient(node, i, part, g)
                 if part.shape != parent.shape:
                     part = summed_to(Tensor(np.asarray(part)), parent.shape)._array
-                order = parent.order
-                if order in totals:
+                older = parent.order
+                if older in totals:
                     arrive(parent, part)
                 else:  # what `arrive` does first, without the call: most values are used once
-                    nodes[order], totals[order] = parent, part
-                    heappush(heap, -order)
+                    nodes[older], totals[older] = parent, part
+                    heappush(heap, -older)
         if not retain_graph:
             node.saved = None
 
@@ -280,5 +285,6 @@ def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumula
 
 
 def _own(g: Tensor) -> Tensor:
-    """The gradient in memory of its own: what arrives may be the seed's array, or another input's."""
-    return Tensor(g._array.copy(), g.node, g._requires_grad)
+    """The gradient in memory of its own, as what arrives may be another input's; no leaf, though a leaf may arrive."""
+    made: Tensor = astype(g, g.dtype)
+    return made

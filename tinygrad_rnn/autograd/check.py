@@ -13,7 +13,7 @@ from .anomaly import calling_line
 from .backward import grad
 from .tape import Node, Watcher, no_grad
 from .tensor import Tensor, as_tensor, tensor
-from .transforms import jvp
+from .transforms import jvp, outputs_of
 
 Function = Callable[..., Any]
 
@@ -43,9 +43,8 @@ def gradcheck(f: Function, inputs: Any, eps: float = 1e-6, atol: float = 1e-5, r
     outputs = _outputs(f, leaves)
     _same_again(f, tensors, outputs)
     numerical = {i: _numerical(f, tensors, i, eps) for i in checked}
-    for i in checked:
-        for k, output in enumerate(outputs):
-            analytic = _backwards(output, leaves[i], k)
+    for k, output in enumerate(outputs):
+        for i, analytic in zip(checked, _backwards(output, [leaves[i] for i in checked], k)):
             _compare(f, tensors, analytic, numerical[i][k], (i, k), atol, rtol)
     _check_forward(f, tensors, numerical, atol, rtol)
     _check_undefined(outputs, [leaves[i] for i in checked])
@@ -88,8 +87,7 @@ def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _outputs(f: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
-    made = f(*inputs)
-    return list(made) if isinstance(made, (list, tuple)) else [made]
+    return outputs_of("gradcheck", f(*inputs))
 
 
 def _same_again(f: Function, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -119,23 +117,22 @@ def _numerical(f: Function, inputs: Sequence[Tensor], i: int, eps: float) -> lis
     return [np.stack(parts) for parts in zip(*columns)]
 
 
-def _backwards(output: Tensor, leaf: Tensor, k: int) -> np.ndarray[Any, Any]:
-    """The Jacobian of an output in a leaf by one backward for each element: (elements of the leaf, *output's shape)."""
-    found = np.zeros((leaf.size, *output.shape))
-    if not output.requires_grad:
-        return found
-    for place in np.ndindex(output.shape):
+def _backwards(output: Tensor, leaves: list[Tensor], k: int) -> list[np.ndarray[Any, Any]]:
+    """The Jacobians of an output in the leaves, a backward for each element: (elements of leaf, *output's shape)."""
+    found = [np.zeros((leaf.size, *output.shape)) for leaf in leaves]
+    for place in np.ndindex(output.shape) if output.requires_grad else ():
         start = np.zeros(output.shape, output.dtype)
         start[place] = 1.0
-        first, second = (grad(output, leaf, start, retain_graph=True, allow_unused=True) for _ in range(2))
-        if first is None:
-            continue
-        if not np.array_equal(first, second, equal_nan=True):
-            raise GradcheckError(
-                f"gradcheck: the gradient of output {k}{list(place)} is another when backward runs again",
-                expected="vjps that are functions of what they name",
-            )
-        found[(slice(None), *place)] = np.array(first).ravel()
+        first, second = (grad(output, leaves, start, retain_graph=True, allow_unused=True) for _ in range(2))
+        for jacobian, one, two in zip(found, first, second):
+            if one is None:
+                continue
+            if not np.array_equal(one, two, equal_nan=True):
+                raise GradcheckError(
+                    f"gradcheck: the gradient of output {k}{list(place)} is another when backward runs again",
+                    expected="vjps that are functions of what they name",
+                )
+            jacobian[(slice(None), *place)] = np.array(one).ravel()
     return found
 
 

@@ -89,12 +89,15 @@ def plain_index(key: Any) -> Any:
 
 @functools.cache
 def numpy_functions() -> dict[Any, Callable[..., Any]]:
-    """NumPy's functions that this library has too, where a call means the same."""
+    """NumPy's functions and ufuncs that this library has too, where a call means the same.
+
+    `split` takes places there and sizes here, and `take` without an axis takes from all elements there.
+    """
     ours = {name: composite.rule for name, composite in COMPOSITES.items()}
-    ours |= {name: op.function for name, op in REGISTRY.items() if op.function is not None}
+    ours |= {name: op.function for name, op in REGISTRY.items() if op.own}
     ours |= {theirs: ours[name] for name, theirs in _NUMPY_NAMES.items()}
-    return {getattr(np, name): function for name, function in ours.items() if name not in ("split", "take", "astype")
-            and hasattr(np, name)}  # fmt: skip
+    names = [name for name in ours if hasattr(np, name) and name not in ("split", "take", "astype")]
+    return {getattr(np, name): ours[name] for name in names}
 
 
 def arrays_of(data: Any) -> Any:

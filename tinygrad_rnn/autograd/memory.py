@@ -66,13 +66,7 @@ def _arrays(saved: Any) -> Iterator[np.ndarray[Any, Any]]:
 
 def out_of_memory(what: str, trouble: MemoryError, roots: Iterable[Node | None]) -> OutOfMemoryError:
     """The error that tells what the graph behind `roots` holds, and what other graphs that are still alive do."""
-    own: dict[int, Node] = {}
-    stack = [root for root in roots if root is not None]
-    while stack:
-        node = stack.pop()
-        if node.order not in own:
-            own[node.order] = node
-            stack.extend(parent for parent in node.parents if parent is not None)
+    own = {node.order: node for root in roots if root is not None for node in root.ancestors()}
     # Asked only now: keeping a list of all nodes would keep them alive.
     others = [node for node in gc.get_objects() if type(node) is Node and node.order not in own]
     own_held, others_held = holdings(own.values()), holdings(node for node in others if node.op is not None)

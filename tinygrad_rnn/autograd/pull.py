@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from ..errors import GraphError, ShapeError
@@ -14,11 +14,17 @@ from .tensor import Tensor, as_tensor
 
 
 def pull_whole(
-    node: Node, saved: tuple[Any, ...], g: Tensor, create_graph: bool, anomaly: Any
+    node: Node,
+    saved: tuple[Any, ...],
+    g: Tensor,
+    create_graph: bool,
+    anomaly: Any,
+    leading: Container[int] | None,
 ) -> Iterator[tuple[Node, Any]]:
     """Run a node's vjps on tensors: of ops on whole arrays, and of every op where backward itself is recorded.
 
-    Yields for each parent that wants one its gradient: a piece, a tensor under `create_graph`, or an array.
+    Yields for each parent that wants one (and is among `leading`, where given) its gradient: a piece, a tensor under
+    `create_graph`, or an array.
     """
     op, settings, parents = node.op, node.settings or {}, node.parents
     assert op is not None
@@ -36,6 +42,9 @@ def pull_whole(
             values[y] = op.restored(values[y], settings, shape)
     values.append(g)  # at -1
     for i, function, names in plan.pulls:
+        source = parents[i]
+        if leading is not None and not op.variadic and source is not None and source.order not in leading:
+            continue
         made = function(*[settings[name] if type(name) is str else values[name] for name in names])
         for j, part in enumerate(_several(op, made, len(parents))) if op.variadic else ((i, made),):
             parent = parents[j]

@@ -162,7 +162,8 @@ class Watcher:
 
     def __exit__(self, *trouble: object) -> None:
         state = thread.state
-        state.watchers = tuple(watcher for watcher in state.watchers if watcher is not self)
+        last = max(i for i, watcher in enumerate(state.watchers) if watcher is self)
+        state.watchers = (*state.watchers[:last], *state.watchers[last + 1 :])
 
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
         """Called for each operation: its node, its inputs as tensors (None where not given), its output's array."""

@@ -10,9 +10,8 @@ import numpy as np
 
 from .. import settings
 from ..errors import DtypeError, GraphError, ShapeError
-from ..ops import REGISTRY, arrange, compare, contract, elementwise, index, reduce
+from ..ops import arrange, compare, contract, elementwise, index, reduce
 from ..ops import shape as shapes
-from ..ops.op import Elementwise
 from .convert import array_of, arrays_of, checked_dtype, numpy_functions, plain_index
 from .tape import Node, thread, writes
 
@@ -141,12 +140,11 @@ class Tensor:
         return self._array.copy() if copy else self.data
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
-        op = REGISTRY.get({"absolute": "abs"}.get(ufunc.__name__, ufunc.__name__))
-        if method != "__call__" or named or op is None:
+        ours = numpy_functions().get(ufunc)
+        if method != "__call__" or named or ours is None:
             return NotImplemented
         # NumPy hands its scalars over as arrays without axes; here they count as Python numbers.
-        inputs = tuple(x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs)
-        return op.call(*inputs) if isinstance(op, Elementwise) else op.call(inputs, {})
+        return ours(*[x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs])
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, named: Any) -> Any:
         """NumPy's functions: the one of this library where it has one, else NumPy's on plain arrays."""
@@ -299,11 +297,10 @@ class Tensor:
         return self
 
     def _in_place(self, sign: str, function: Callable[..., Any], other: Any) -> Tensor:
-        self._writable(f"x {sign}= value", f"x = x {sign} value makes a new tensor")
+        instead = f"x = x {sign} value makes a new tensor"
+        self._writable(f"x {sign}= value", instead)
         if isinstance(other, Tensor) and other._requires_grad and thread.state.enabled:
-            raise GraphError(
-                f"x {sign}= value: the value has a history, which a write would lose", hint="x = x + value"
-            )
+            raise GraphError(f"x {sign}= value: the value has a history, which a write would lose", hint=instead)
         made = function(self.detach(), other)
         if made.shape != self.shape:
             raise ShapeError(f"x {sign}= value: the value does not fit", expected=self.shape, got=made.shape)

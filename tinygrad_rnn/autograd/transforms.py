@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, DtypeError, GraphError, ShapeError
+from ..errors import ArgumentError, DtypeError, ShapeError
 from ..ops.shape import reshape, stack
 from .backward import grad
 from .tape import enable_grad, thread
@@ -33,8 +33,8 @@ def vjp(f: Function, *xs: Any) -> tuple[Any, Callable[..., tuple[Tensor, ...]]]:
         may be called more than once.
 
     Raises:
-        ArgumentError: for a function without arguments. DtypeError: for a point of integers.
-        GraphError: by `pullback`, for the wrong number of gradients. ShapeError: for one that does not fit.
+        ArgumentError: for a function without arguments; by `pullback`, for the wrong number of gradients.
+        DtypeError: for a point of integers. ShapeError: by `pullback`, for a gradient that does not fit.
 
     >>> import tinygrad_rnn as tg
     >>> y, pullback = tg.vjp(lambda x: x * x, tg.tensor([1.0, 3.0]))
@@ -44,12 +44,12 @@ def vjp(f: Function, *xs: Any) -> tuple[Any, Callable[..., tuple[Tensor, ...]]]:
     variables = _variables("vjp", xs)
     with enable_grad():
         made = f(*variables)
-    outputs = _outputs("vjp", made)
+    outputs = outputs_of("vjp", made)
 
     def pullback(*g: Any) -> tuple[Tensor, ...]:
         starts = g[0] if len(g) == 1 and isinstance(g[0], (list, tuple)) else g
         if len(starts) != len(outputs):
-            raise GraphError("pullback: one gradient for each output", expected=len(outputs), got=len(starts))
+            raise ArgumentError("pullback: one gradient for each output", expected=len(outputs), got=len(starts))
         given = [as_tensor(one) for one in starts]
         return _pulled(outputs, variables, given, lasting or _wanted(given))
 
@@ -78,32 +78,18 @@ def jvp(f: Function, xs: Any, vs: Any) -> tuple[Any, Any]:
     >>> tg.jvp(lambda x: x * x, tg.tensor([1.0, 3.0]), tg.tensor([1.0, 10.0]))
     (tensor([1., 9.]), tensor([ 2., 60.]))
     """
-    points, directions = _sequence(xs), [as_tensor(v) for v in _sequence(vs)]
-    shapes = [np.shape(x) for x in points], [v.shape for v in directions]
-    if shapes[0] != shapes[1]:
-        raise ShapeError("jvp: the direction does not fit the point", expected=shapes[0], got=shapes[1])
+    points = _sequence(xs)
+    directions = _directions("jvp", points, vs)
     variables = _variables("jvp", points)
     with enable_grad():
         made = f(*variables)
-        outputs = _outputs("jvp", made)
-        weights = [_variable(np.zeros(y.shape, y.dtype)) if y._requires_grad else None for y in outputs]
-        reached = [(y, u) for y, u in zip(outputs, weights) if u is not None]
-        found: Sequence[Any] = [None] * len(variables)
-        if reached:
-            found = grad(
-                [y for y, _ in reached], variables, [u for _, u in reached], create_graph=True, allow_unused=True
-            )
-        pairs = [(g, v) for g, v in zip(found, directions) if g is not None and g._requires_grad]
-        wanted = [u for _, u in reached]
-        products: Sequence[Any] = [None] * len(wanted)
+        outputs = outputs_of("jvp", made)
+        reached = [y for y in outputs if y._requires_grad]
+        weights = [_variable(np.zeros(y.shape, y.dtype)) for y in reached]
+        gradients = _pulled(reached, variables, weights, True)  # J^T u, linear in u
     lasting = _lasting(outputs, variables, [*points, *directions])
-    if pairs and wanted:
-        products = grad([g for g, _ in pairs], wanted, [v for _, v in pairs], create_graph=lasting, allow_unused=True)
-    by_weight = {id(u): product for u, product in zip(wanted, products)}
-    tangents = [
-        by_weight[id(u)] if u is not None and by_weight[id(u)] is not None else Tensor(np.zeros(y.shape, y.dtype))
-        for y, u in zip(outputs, weights)
-    ]
+    products = iter(_pulled(gradients, weights, directions, lasting) if reached else ())
+    tangents = [next(products) if y._requires_grad else Tensor(np.zeros(y.shape, y.dtype)) for y in outputs]
     return _released(made, lasting), tuple(tangents) if isinstance(made, (list, tuple)) else tangents[0]
 
 
@@ -130,7 +116,7 @@ def jacobian(f: Function, x: Any) -> Any:
     variables = _variables("jacobian", points)
     with enable_grad():
         made = f(*variables)
-    outputs = _outputs("jacobian", made)
+    outputs = outputs_of("jacobian", made)
     lasting = _lasting(outputs, variables, points)
     rows = [_jacobian(y, variables, lasting) for y in outputs]
     found = [row if isinstance(x, (list, tuple)) else row[0] for row in rows]
@@ -182,10 +168,8 @@ def hvp(f: Function, x: Any, v: Any) -> Any:
     >>> tg.hvp(lambda x: (x * x * x).sum(), tg.tensor([1.0, 3.0]), tg.tensor([1.0, 1.0]))
     tensor([ 6., 18.])
     """
-    points, directions = _sequence(x), [as_tensor(one) for one in _sequence(v)]
-    shapes = [np.shape(p) for p in points], [d.shape for d in directions]
-    if shapes[0] != shapes[1]:
-        raise ShapeError("hvp: the direction does not fit the point", expected=shapes[0], got=shapes[1])
+    points = _sequence(x)
+    directions = _directions("hvp", points, v)
     variables = _variables("hvp", points)
     gradients = _gradients("hvp", f, variables)
     found = _pulled(gradients, variables, directions, _lasting(gradients, variables, [*points, *directions]))
@@ -196,7 +180,15 @@ def hvp(f: Function, x: Any, v: Any) -> Any:
 
 
 def _sequence(x: Any) -> list[Any]:
-    return list(x) if isinstance(x, (list, tuple)) and not all(isinstance(p, (int, float)) for p in x) else [x]
+    return list(x) if isinstance(x, (list, tuple)) else [x]
+
+
+def _directions(name: str, points: Sequence[Any], vs: Any) -> list[Tensor]:
+    directions = [as_tensor(v) for v in _sequence(vs)]
+    expected, got = [np.shape(x) for x in points], [v.shape for v in directions]
+    if expected != got:
+        raise ShapeError(f"{name}: the direction does not fit the point", expected=expected, got=got)
+    return directions
 
 
 def _variable(array: np.ndarray[Any, Any]) -> Tensor:
@@ -219,7 +211,8 @@ def _variables(name: str, xs: Sequence[Any]) -> list[Tensor]:
     return made
 
 
-def _outputs(name: str, made: Any) -> list[Tensor]:
+def outputs_of(name: str, made: Any) -> list[Tensor]:
+    """What a function returned, one tensor or several, as a list."""
     outputs = list(made) if isinstance(made, (list, tuple)) else [made]
     for y in outputs:
         if not isinstance(y, Tensor):

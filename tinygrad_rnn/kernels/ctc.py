@@ -76,6 +76,7 @@ def ctc(log_probs: Any, labels: Any, jumps: Any, lengths: Any, ends: Any, losses
     last state. An infinite loss has no shares: what is left there then is no number.
     """
 
+    # In here, not a primitive: called from outside the kernel, LLVM does not vectorise the loops.
     def log_add(a: Any, b: Any, c: Any) -> Any:
         """log(e^a + e^b + e^c), in arithmetic that LLVM can vectorise.
 

@@ -1,4 +1,7 @@
-"""Activations beside tanh, sigmoid, softplus and relu. Where a slope jumps, the derivative is the one PyTorch takes."""
+"""Activations. Tanh, sigmoid, softplus and relu stand among the elementwise ops.
+
+Where a slope jumps, the derivative is the one PyTorch takes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def _(g, x, negative_slope):
 
 @leaky_relu.vjp("negative_slope")
 def _(g, x):
-    return g * where(x > 0.0, 0.0, x)
+    return where(x > 0.0, 0.0, g) * where(x > 0.0, 0.0, x)
 
 
 @elementwise(symbol="ELU")
@@ -44,7 +47,7 @@ def _(g, x, alpha):
 
 @elu.vjp("alpha")
 def _(g, x):
-    return g * expm1(where(x <= 0.0, x, 0.0))
+    return where(x <= 0.0, g, 0.0) * expm1(where(x <= 0.0, x, 0.0))
 
 
 @elementwise(symbol="SiLU", domain=(-4.0, 4.0))

@@ -1,4 +1,4 @@
-"""Shape ops that put elements elsewhere: turned round, moved on, repeated, padded, or left out."""
+"""Arranging: elements turned round, moved on, repeated, padded, or left out."""
 
 from __future__ import annotations
 

@@ -43,7 +43,6 @@ __all__ = [
 ]  # fmt: skip
 
 _binders: list[Callable[[Op], None]] = []
-_OWN = f"{__package__}."
 
 
 def bind(binder: Callable[[Op], None]) -> None:
@@ -56,14 +55,14 @@ def bind(binder: Callable[[Op], None]) -> None:
 def declare(op: Op) -> Any:
     """Register `op` and return it as a plain function.
 
-    The rule's signature and docstring; to go on declaring with `vjp`, `samples`, `refusals`, and `prepare`, which takes
-    arrays and settings and returns the settings in their canonical form.
+    The rule's signature and docstring; to go on declaring with `vjp`, and `prepare`, which takes arrays and settings
+    and returns the settings in their canonical form.
 
     Raises:
         DeclarationError: where the library has an op of that name. A user's own may be declared anew.
     """
     known = REGISTRY.get(op.name)
-    if known is not None and known.rule.__module__.startswith(_OWN):
+    if known is not None and known.own:
         raise DeclarationError(f"{op.name}: the library has an op of this name", hint="give the function another name")
     REGISTRY[op.name] = op
     for binder in _binders:
@@ -79,6 +78,7 @@ def declare(op: Op) -> Any:
     operands = op.inputs[0] if op.variadic else f"({', '.join(op.inputs)},)"
     settings = "{" + ", ".join(f"{name!r}: {name}" for name in op.settings) + "}"
     arguments = ", ".join(op.inputs) if isinstance(op, Elementwise) else f"{operands}, {settings}"
+    # Made as text, so that Python itself binds the arguments: inspect.Signature.bind would cost more than most ops.
     scope: dict[str, Any] = {"op": op}
     exec(f"def {op.name}{bare}:\n    return op.call({arguments})\n", scope)
     function: Any = scope[op.name]
@@ -89,8 +89,6 @@ def declare(op: Op) -> Any:
     made: Any = function
     op.function, made.op = function, op
     made.vjp = functools.partial(_vjp, op)
-    made.samples = functools.partial(setattr, op, "samples")
-    made.refusals = functools.partial(setattr, op, "refusals")
     made.prepare = functools.partial(setattr, op, "prepare")
     return made
 

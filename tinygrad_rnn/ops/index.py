@@ -93,7 +93,7 @@ def _(g, keys):
     return [getitem(g, key) for key in keys]
 
 
-def _whole_numbers(name: str, index: Any, size: int, *, negative: bool = True) -> Any:
+def _within(name: str, index: Any, size: int, *, negative: bool = True) -> Any:
     """The index itself, where its numbers are within an axis of that size; `negative` ones count from the end."""
     _integers(name, index)
     low = -size if negative else 0
@@ -129,25 +129,28 @@ def _integers(name: str, index: Any) -> None:
     ],
 )
 def take(x: Array, index: Array, axis: int = 0) -> Any:
-    """The entries `index` of x along one axis, which the index's axes replace; negative ones count from the end.
+    """The entries `index` of x along one axis (not, as NumPy's without one, of all), which the index's axes replace.
+
+    Negative entries count from the end.
 
     Raises:
         ArgumentError: for an index out of range.
         DtypeError: for an index that is not of integers.
     """
-    return x[_along(x, index, axis)]
+    return x[(*(slice(None),) * axis, _within("take", index, x.shape[axis]))]
 
 
-def _along(x: Any, index: Any, axis: int) -> tuple[Any, ...]:
-    if not len(x.shape):
+@take.prepare
+def _(arrays, settings):
+    x = arrays[0]
+    if not x.ndim:
         raise ShapeError("take: a number has no entries", expected="at least one axis", got=x.shape)
-    axis = normalized_axes("take", axis, len(x.shape), several=False)
-    return (*(slice(None),) * axis, _whole_numbers("take", index, x.shape[axis]))
+    return {"axis": normalized_axes("take", settings["axis"], x.ndim, several=False)}
 
 
 @take.vjp("x")
-def _(g, index, x_shape, axis):
-    return Patch(g, (*(slice(None),) * (axis % len(x_shape)), np.array(index)))
+def _(g, index, axis):
+    return Patch(g, (*(slice(None),) * axis, np.array(index)))
 
 
 @shape(
@@ -169,7 +172,7 @@ def embedding(weight: Array, index: Array) -> Any:
     """
     if weight.ndim != 2:
         raise ShapeError("embedding: the weight is no table", expected="(V, E)", got=weight.shape)
-    return weight[_whole_numbers("embedding", index, len(weight), negative=False)]
+    return weight[_within("embedding", index, len(weight), negative=False)]
 
 
 @embedding.vjp("weight")
@@ -212,7 +215,7 @@ def take_along_axis(x: Array, index: Array, axis: Any = -1) -> Any:
     if axis is None:
         if index.ndim != 1:
             raise ShapeError("take_along_axis: the index of a flat x has one axis", got=f"index {index.shape}")
-        return x.reshape(-1)[_whole_numbers("take_along_axis", index, x.size)]
+        return x.reshape(-1)[_within("take_along_axis", index, x.size)]
     return x[_places(x.shape, index, axis)]
 
 
@@ -224,7 +227,7 @@ def _places(x_shape: tuple[int, ...], index: Any, axis: int) -> tuple[Any, ...]:
         )
     axis = normalized_axes("take_along_axis", axis, len(x_shape), several=False)
     key = list(np.indices((*x_shape[:axis], 1, *x_shape[axis + 1 :]), sparse=True))
-    key[axis] = _whole_numbers("take_along_axis", index, x_shape[axis])
+    key[axis] = _within("take_along_axis", index, x_shape[axis])
     try:
         np.broadcast_shapes(*[part.shape for part in key])
     except ValueError:
@@ -284,7 +287,7 @@ def one_hot(index: Array, num_classes: Any = None, dtype: Any = "int64") -> Any:
         raise ArgumentError("one_hot: an empty index does not tell how many classes there are", hint="num_classes=")
     if classes == -1:
         classes = int(index.max()) + 1
-    at = _whole_numbers("one_hot", index, int(classes), negative=False).astype(np.int64)
+    at = _within("one_hot", index, int(classes), negative=False).astype(np.int64)
     made = np.zeros((*index.shape, classes), wanted)
     np.put_along_axis(made, at[..., None], 1, axis=-1)
     return made

@@ -1,6 +1,7 @@
-"""Losses, made of other ops, so that they have derivatives of every order.
+"""Losses.
 
-Each takes `reduction`: "mean", "sum", or "none" for the loss of each element or case.
+They are made of other ops, so they have derivatives of every order. Each takes `reduction`: "mean", "sum", or "none"
+for the loss of each element or case.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,8 @@ from ..errors import DeclarationError, GraphError, ShapeError, TinygradError
 from ..program import emit
 from ..program.expression import Expression
 
-Array = Any
+#: The annotation of an input: whatever becomes a tensor. Its text says Array, postponed or not.
+Array = Annotated[Any, "Array"]
 
 #: Every op by name, in the order of declaration.
 REGISTRY: dict[str, Op] = {}
@@ -121,7 +122,8 @@ class Op:
     """One operation. `call` runs it on tensors; whoever records tensors puts it there (`bind`).
 
     Raises:
-        DeclarationError: for a parameter called g or y, which mean the gradient and the output in vjps.
+        DeclarationError: for a rule without inputs, and for a parameter called g or y, which mean the gradient and the
+            output in vjps.
     """
 
     kind = "opaque"
@@ -129,6 +131,7 @@ class Op:
     def __init__(self, rule: Callable[..., Any], *, symbol: str | None = None, name: str | None = None) -> None:
         self.rule = rule
         self.name = name or rule.__name__
+        self.own = str(rule.__module__).startswith(f"{__package__}.")  # the library's, not a user's
         self.symbol = symbol or self.name
         self.vjps: dict[str, Vjp] = {}
         self.samples: Callable[[Any], Iterable[Sample]] | None = None
@@ -137,7 +140,7 @@ class Op:
         self.integers = True
         self.derivatives = math.inf
         self.call: Callable[..., Any] = _unbound
-        self.function: Callable[..., Any] | None = None
+        self.function: Callable[..., Any] = _unbound  # the public one
         self._plans: dict[tuple[bool, ...], Plan] = {}
 
         parameters = inspect.signature(rule).parameters.values()
@@ -151,6 +154,8 @@ class Op:
             "Array" in str(p.annotation) or (p.default is p.empty and p.annotation is p.empty) for p in parameters
         ]
         self.inputs = tuple(p.name for p, chosen in zip(parameters, is_input) if chosen)
+        if not self.inputs:
+            raise DeclarationError(f"{self.name}: it has no input", hint="annotate tensors Array, or not at all")
         self.optional = frozenset(
             i for i, p in enumerate(p for p, chosen in zip(parameters, is_input) if chosen) if p.default is not p.empty
         )
@@ -248,6 +253,11 @@ class Elementwise(Op):
         name: str | None = None,
     ) -> None:
         super().__init__(rule, symbol=symbol, name=name)
+        if self.settings:
+            raise DeclarationError(
+                f"{self.name}: {self.settings[0]} is no input, and an elementwise rule has nothing else",
+                hint=f"{self.settings[0]}: Array = ..., with Array from tinygrad_rnn.ops.declare",
+            )
         self.domain, self.integers, self.promotes = domain, integers, True
         self.truth = frozenset(self.inputs.index(name) for name in truth)
         self.expression = traced(self.name, rule, self.inputs)

@@ -1,6 +1,6 @@
-"""Random ops. A call takes one key, and every number is a function of (key, element).
+"""Random ops, and the one door to random numbers.
 
-A replayed call draws the same.
+Dropout takes one key a call, and each number is a function of (key, element): a replayed call draws the same.
 """
 
 from __future__ import annotations

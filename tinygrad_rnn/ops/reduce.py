@@ -5,6 +5,7 @@ Along an axis, several, or all (None), where the result drops them or, with `kee
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -59,18 +60,11 @@ def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
 
 @mean.vjp("x")
 def _(g, x_shape, axis):
-    return broadcast_to(g / max_of_one(_count(x_shape, axis)), x_shape)
-
-
-def max_of_one(n: int) -> int:
-    return n if n > 1 else 1
+    return broadcast_to(g / (_count(x_shape, axis) or 1), x_shape)
 
 
 def _count(shape: tuple[int, ...], axis: tuple[int, ...]) -> int:
-    count = 1
-    for i in axis:
-        count *= shape[i]
-    return count
+    return math.prod(shape[i] for i in axis)
 
 
 # --- Spread ---
@@ -202,15 +196,20 @@ def cumsum(x: Array, axis: Any = None) -> Any:
 
     Integers stay integers.
     """
-    axis = None if axis is None else normalized_axes("cumsum", axis, x.ndim, several=False)
     y = np.cumsum(x, axis)
     return y if axis is None else y.reshape(x.shape)
+
+
+@cumsum.prepare
+def _(arrays, settings):
+    axis = settings["axis"]
+    return {"axis": None if axis is None else normalized_axes("cumsum", axis, arrays[0].ndim, several=False)}
 
 
 @cumsum.vjp("x")
 def _(g, x_shape, axis):
     # Element i is in the sums from i on: the running sum from the other end.
-    axis = 0 if axis is None or not x_shape else axis % len(x_shape)
+    axis = axis or 0
     ends = (*(slice(None),) * axis, slice(None, None, -1)) if len(g.shape) else ()
     return reshape(cumsum(g[ends], axis)[ends], x_shape)
 
@@ -281,7 +280,7 @@ def logsumexp(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
 @logsumexp.vjp("x")
 def _(g, x, y):
     # Where all are minus infinity the weights are those of nothing: 0, not NaN.
-    return g * where(y == -np.inf, 0.0, exp(x - where(y == -np.inf, 0.0, y)))
+    return g * exp(x - where(y == -np.inf, 0.0, y))
 
 
 @reduction(integers=False, samples=_axis, refusals=_bad)

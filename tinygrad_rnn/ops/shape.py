@@ -148,7 +148,6 @@ def _(g, x_shape):
 )
 def concat(arrays: Sequence[Array], axis: Any = 0) -> Any:
     """The arrays one after another along an existing axis; their other sizes must be equal."""
-    axis = normalized_axes("concat", axis, arrays[0].ndim, several=False)
     try:
         return np.concatenate(arrays, axis)
     except ValueError:
@@ -159,9 +158,13 @@ def concat(arrays: Sequence[Array], axis: Any = 0) -> Any:
         ) from None
 
 
+@concat.prepare
+def _(arrays, settings):
+    return {"axis": normalized_axes("concat", settings["axis"], arrays[0].ndim, several=False)}
+
+
 @concat.vjp("arrays")
 def _(g, arrays_shape, axis):
-    axis = normalized_axes("concat", axis, len(g.shape), several=False)
     return split(g, [each[axis] for each in arrays_shape], axis)
 
 
@@ -172,16 +175,19 @@ def _(g, arrays_shape, axis):
 )
 def stack(arrays: Sequence[Array], axis: Any = 0) -> Any:
     """The arrays, all of one shape, along a new axis."""
-    axis = normalized_axes("stack", axis, arrays[0].ndim + 1, several=False)
     try:
         return np.stack(arrays, axis)
     except ValueError:
         raise ShapeError("stack: the shapes differ", got=", ".join(str(a.shape) for a in arrays)) from None
 
 
+@stack.prepare
+def _(arrays, settings):
+    return {"axis": normalized_axes("stack", settings["axis"], arrays[0].ndim + 1, several=False)}
+
+
 @stack.vjp("arrays")
 def _(g, axis):
-    axis = normalized_axes("stack", axis, len(g.shape), several=False)
     before = (slice(None),) * axis
     return [g[(*before, i)] for i in range(g.shape[axis])]
 

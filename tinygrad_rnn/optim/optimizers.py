@@ -140,7 +140,7 @@ def _run(kernel: Any, p: Tensor, g: Tensor, *others: Any) -> None:
     array = p._array
     if not array.flags.writeable:
         raise GraphError("step: the parameter's memory is read-only", hint="tg.tensor(x) is a copy that can be written")
-    flat = array.reshape(-1)
+    flat = np.ascontiguousarray(array).reshape(-1)
     kernel(flat, g.astype(p.dtype)._array.reshape(-1), *others)
     if not np.shares_memory(flat, array):
         array[...] = flat.reshape(array.shape)
