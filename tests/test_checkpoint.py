@@ -266,3 +266,39 @@ def test_another_course_the_second_time_is_an_error():
     layer.eval()
     with pytest.raises(GraphError, match="checkpoint"):
         y.sum().backward()
+
+
+def test_differences_that_the_result_does_not_show_are_errors():
+    """A gate of zero, an order of draws, a result in a dictionary, small numbers, a sum of zero, a counting buffer."""
+    k, noise = [1.0], np.random.default_rng(0)
+    alpha, x, one = tg.tensor(np.zeros(()), requires_grad=True), leaf(4), tg.tensor(np.ones(4), requires_grad=True)
+    buffer = tg.ones(4, dtype="float64")
+
+    def counting(x):
+        with tg.no_grad():
+            buffer[...] = buffer + 1.0
+        return tg.sin(x * alpha * buffer)
+
+    functions = [
+        lambda x: x + alpha * (x * tg.tensor(noise.random(4))),
+        lambda x: tg.exp(x[noise.permutation(4)]),
+        lambda x: {"y": tg.square(x * k[0])}["y"],
+        lambda x: tg.square(x.astype("float32") * k[0]).sum() * 1e-6,
+        lambda x: k[0] * (one - 1.0) * tg.exp(x),
+        counting,
+        lambda x: noise.random() * tg.dropout(x, 0.5, rng=noise),
+    ]
+    for function in functions:
+        k[0] = 1.0
+        made = tg.checkpoint(function, x)
+        k[0] = 2.0
+        with pytest.raises(GraphError, match="checkpoint: the function computed other numbers"):
+            made.sum().backward()
+
+
+def test_freezing_a_tensor_in_between_is_an_error():
+    w, x = leaf(3), leaf(3, seed=1)
+    y = tg.checkpoint(lambda x: tg.exp(x * w), x)
+    w.requires_grad = False
+    with pytest.raises(GraphError, match="requires_grad"):
+        y.sum().backward()

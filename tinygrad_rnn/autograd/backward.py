@@ -6,6 +6,8 @@ what it was made from, so when a node comes up, all of its gradient has arrived.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -16,7 +18,7 @@ from ..errors import ArgumentError, GraphError, ShapeError
 from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
-from .pull import brought_back, pull_whole, summed_to
+from .pull import brought_back, pull_whole, read_only, summed_to
 from .tape import Node, enable_grad, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
@@ -60,8 +62,8 @@ def grad(
     """The gradients of the sum of `outputs` with respect to `inputs`; no `.grad` is touched.
 
     Args:
-        outputs: a tensor or a sequence of them.
-        inputs: a tensor or a sequence of them, leaves or intermediate results.
+        outputs: a tensor or several.
+        inputs: a tensor or several (`module.parameters()`), leaves or intermediate results.
         grad_outputs: the gradient that starts each output, of its shape; 1 for scalars.
         create_graph: record the computation, so that the gradients can be differentiated.
         allow_unused: give None for an input that the outputs do not depend on, instead of raising.
@@ -73,8 +75,8 @@ def grad(
     Raises:
         GraphError: for an input that requires no gradient or is unused, and as `Tensor.backward`.
     """
-    several_outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    several_inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    several_outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    several_inputs: list[Any] = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     starts = list(grad_outputs) if isinstance(grad_outputs, (list, tuple)) else [grad_outputs] * len(several_outputs)
     wanted: dict[int, Any] = {}
     for i, one in enumerate(several_inputs):
@@ -91,7 +93,7 @@ def grad(
                 f"grad: the outputs do not depend on input {i}", hint="allow_unused=True gives None for it"
             )
         found.append(g)
-    return tuple(found) if isinstance(inputs, (list, tuple)) else found[0]
+    return found[0] if isinstance(inputs, Tensor) else tuple(found)
 
 
 #: How the gradients to start from are given.
@@ -257,10 +259,19 @@ def _leading(seeds: list[Node], wanted: dict[int, Any]) -> dict[int, bool]:
     return found
 
 
+_accumulating = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child never inherits it in use
+    os.register_at_fork(
+        before=_accumulating.acquire, after_in_parent=_accumulating.release, after_in_child=_accumulating.release
+    )
+
+
 def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumulate: bool) -> Any:
     """Show the gradient to the node's hooks, and leave it in the `grad` of the tensor that wants it."""
     if node.hooks:
-        tensor, exclusive = g if create_graph else Tensor(np.asarray(g)), False  # a hook may keep what it sees
+        # A hook may keep what it sees, but not write to it: other tensors' gradients may be in the same memory.
+        seen, exclusive = read_only(g._array if create_graph else np.asarray(g)), False
+        tensor = Tensor(seen, g.node, g._requires_grad) if create_graph else Tensor(seen)
         state = thread.state
         enabled, state.enabled = state.enabled, create_graph
         try:
@@ -274,7 +285,9 @@ def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumula
             raise ShapeError("hook: the gradient it returned has another shape", expected=node.shape, got=tensor.shape)
         g = tensor if create_graph else tensor._array
     owner = node.owner() if node.owner is not None and accumulate else None
-    if owner is not None:
+    if owner is None or not owner._requires_grad:
+        return g
+    with _accumulating:  # NumPy lets other threads run while it adds
         if create_graph:
             owner._grad = _own(g) if owner._grad is None else owner._grad + g
         elif owner._grad is not None:

@@ -87,7 +87,11 @@ def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _outputs(f: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
-    return outputs_of("gradcheck", f(*inputs))
+    outputs = outputs_of("gradcheck", f(*inputs))
+    for k, y in enumerate(outputs):
+        if y.dtype == np.float32:
+            raise ArgumentError(f"gradcheck: output {k} is too coarse", expected="float64", got=y.dtype)
+    return outputs
 
 
 def _same_again(f: Function, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:

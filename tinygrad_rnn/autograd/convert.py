@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..errors import DtypeError, ShapeError
+from ..errors import DtypeError, GraphError, ShapeError
 from ..ops import COMPOSITES, REGISTRY
 from ..settings import FLOAT32, FLOAT64
+from .tape import thread
 
 #: Where NumPy has a function under another name.
 _NUMPY_NAMES = {"abs": "absolute", "concat": "concatenate", "permute_dims": "transpose", "max": "amax", "min": "amin"}
@@ -51,9 +52,15 @@ def array_of(data: Any, dtype: Any) -> np.ndarray[Any, Any]:
     return array if array.dtype is wanted else array.astype(wanted)
 
 
-def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
+def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]], listed: bool = False) -> Any:
     """`data` without tensors and NumPy scalars; the arrays met are noted."""
     if hasattr(data, "_array"):
+        if listed and data._requires_grad and thread.state.enabled:
+            raise GraphError(
+                "tensor: a list would cut the tensors in it from what they were made of",
+                got=f"one {data.shape} that requires a gradient",
+                hint="tg.stack([...]), or x.detach() where no gradient is wanted",
+            )
         data = data._array
     elif hasattr(data, "detach"):  # PyTorch's
         data = data.detach().cpu().numpy()
@@ -62,7 +69,7 @@ def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
         return data
     if isinstance(data, np.generic):
         return data.item()
-    return [_unwrapped(part, arrays) for part in data] if isinstance(data, (list, tuple)) else data
+    return [_unwrapped(part, arrays, True) for part in data] if isinstance(data, (list, tuple)) else data
 
 
 def plain_index(key: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import GraphError, ShapeError
 from ..ops.op import Elementwise, Op, Piece
 from ..ops.reduce import sum
@@ -29,6 +31,8 @@ def pull_whole(
     op, settings, parents = node.op, node.settings or {}, node.parents
     assert op is not None
     plan = op.plan(node.wanted)
+    if not op.own:
+        g = Tensor(read_only(g._array), g.node, g._requires_grad)
     values = [
         _revived(i, value, node, create_graph) if what == "value" else value
         for (what, i), value in zip(plan.sources, saved)
@@ -61,6 +65,13 @@ def pull_whole(
             yield parent, fit if create_graph else fit._array
 
 
+def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A view for a user's rule or vjp, which may not write to what others hold."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def brought_back(node: Node, retain: bool) -> tuple[Any, ...]:
     """What a node saved, where it is not there: not kept by `checkpoint`, or freed.
 
@@ -72,7 +83,7 @@ def brought_back(node: Node, retain: bool) -> tuple[Any, ...]:
             f"backward: the graph was freed by an earlier backward (at {node.name})",
             hint="backward(retain_graph=True) the first time, or run the forward pass again",
         )
-    found: tuple[Any, ...] = node.saved.saved(node, retain)
+    found: tuple[Any, ...] = node.saved.bring(node, retain)
     return found
 
 
@@ -85,6 +96,12 @@ def _several(op: Op, made: Any, count: int) -> Sequence[Any]:
 
 def _revived(i: int, value: Any, node: Node, create_graph: bool) -> Any:
     """A saved array as the tensor it was: with its node, where backward is to be differentiated."""
+    if type(value) is tuple:  # of an op of many inputs
+        return [_revived(j, part, node, create_graph) for j, part in enumerate(value)]
+    if value is None:
+        return None
+    if node.op is not None and not node.op.own:
+        value = read_only(value)
     if not create_graph:
         return Tensor(value)
     return Tensor(value, node, True) if i < 0 else Tensor(value, node.parents[i], node.wanted[i])

@@ -7,10 +7,10 @@ Only what the nodes saved is dropped, and brought back by running the function o
 from __future__ import annotations
 
 import contextlib
-import itertools
+import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def checkpoint(f: Callable[..., Any], *xs: Any) -> Any:
     """f(*xs), of which nothing but the inputs is kept for backward: backward runs f again (Chen et al. 2016).
 
     Random numbers drawn through this library (dropout, an `rng=` given to its functions) are the same the second time.
-    A function that does something else the second time is an error: one that reads a value changed since, or draws
-    from elsewhere. Inside f another `checkpoint` saves memory in the forward pass only.
+    Every value of the second run is compared with the first by its sums, so a function that reads something changed
+    since, or draws from elsewhere, is an error. Inside f another `checkpoint` saves memory in the forward pass only.
 
     Args:
         f: a function of anything; tensors that it closes over get their gradients too.
@@ -43,33 +43,69 @@ def checkpoint(f: Callable[..., Any], *xs: Any) -> Any:
     tensor([0.6398])
     """
     state = thread.state
-    if not state.enabled or any(isinstance(watcher, _Nodes) and watcher.again for watcher in state.watchers):
+    if not state.enabled or any(isinstance(watcher, _Course) and watcher.again for watcher in state.watchers):
         return f(*xs)
-    region = Region(f, xs)
-    with region.draws, region.watcher:
+    region, course = Region(f, xs), _Course(again=False)
+    with region.draws, course:
         made = f(*xs)
-    region.close(made)
+    region.close(course)
     return made
 
 
-class _Nodes(Watcher):
-    """Collects the nodes that a gradient flows through, and the memory that they read but did not make."""
+class Mark(NamedTuple):
+    """One value of a run: what made it (or that it was read), and three sums to know it again by.
+
+    They are of its elements, of their squares, and of the products of neighbours, which tells an order from another.
+    """
+
+    what: tuple[str, tuple[int, ...], tuple[bool, ...]]
+    sums: tuple[float, float, float]
+    size: int
+    rough: float
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray[Any, Any], wanted: tuple[bool, ...] = ()) -> Mark:
+        """The mark of an array."""
+        flat = array.ravel()
+        rough = 1e-4 if flat.dtype == np.float32 else 1e-9
+        if flat.dtype.kind != "f":
+            flat = flat.astype(np.float64)
+        with np.errstate(all="ignore"):
+            sums = np.sum(flat, dtype=np.float64), np.dot(flat, flat), np.dot(flat[:-1], flat[1:])
+        return cls((name, array.shape, wanted), (float(sums[0]), float(sums[1]), float(sums[2])), flat.size, rough)
+
+    def agrees(self, other: Mark) -> bool:
+        """Whether the sums are the same but for rounding, which is measured against the root of the squares' sum."""
+        square = self.sums[1]
+        scales = math.sqrt(self.size * square) if square >= 0.0 else square, square, square
+        return all(
+            a == b or (a != a and b != b) or abs(a - b) <= self.rough * scale
+            for a, b, scale in zip(self.sums, other.sums, scales)
+        )
+
+
+class _Course(Watcher):
+    """What one run of a function did: its nodes, marks of all values, and the memory that it read but did not make."""
 
     def __init__(self, again: bool) -> None:
         self.again = again
         self.nodes: list[Node] = []
+        self.marks: list[Mark] = []
         self.made: dict[int, Any] = {}
-        self.given: dict[int, Any] = {}
+        self.read: dict[tuple[int, int], Any] = {}
 
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
-        if True in node.wanted:
-            self.nodes.append(node)
-        if not self.again:
-            for x in inputs:
-                root = root_of(x._array) if x is not None else None
-                if root is not None and id(root) not in self.made:
-                    self.given[id(root)] = root
-            self.made[id(root_of(y))] = root_of(y)
+        for x in inputs:
+            root = root_of(x._array) if x is not None else None
+            if root is not None and id(root) not in self.made:
+                key = id(root), writes.stamp(root)
+                if key not in self.read:
+                    self.read[key] = root
+                    self.marks.append(Mark.of("a value that it reads", x._array))
+        root = root_of(y)
+        self.made[id(root)] = root
+        self.nodes.append(node)
+        self.marks.append(Mark.of(node.op.name if node.op is not None else "", y, node.wanted))
 
 
 class Region:
@@ -79,91 +115,73 @@ class Region:
         self.f, self.xs = f, xs
         self.place = thread.state.place
         self.draws = Draws()
-        self.watcher = _Nodes(again=False)
-        self.what: list[tuple[str, tuple[int, ...]]] = []
+        self.marks: list[Mark] = []
+        self.read: list[weakref.ref[Any]] = []
         self.number: dict[int, int] = {}
-        self.given: list[Any] = []
         self.end = 0
-        self.sums: list[tuple[float, float]] = []
-        self.brought: dict[int, Node] | None = None
+        self.second: dict[int, Node] | None = None
 
-    def close(self, made: Any) -> None:
+    def close(self, course: _Course) -> None:
         """The function has run: drop what its nodes saved."""
-        nodes = self.watcher.nodes
-        for root in self.watcher.given.values():
+        for root in course.read.values():
             with contextlib.suppress(TypeError):  # memory of a foreign kind, which is not written through tensors
-                self.given.append(weakref.ref(root))
-        self.watcher = _Nodes(again=False)
-        self.what = [_what(node) for node in nodes]
-        self.number = {node.order: i for i, node in enumerate(nodes)}
-        self.sums = _sums(made)
+                self.read.append(weakref.ref(root))
+        self.marks = course.marks
+        self.number = {node.order: i for i, node in enumerate(course.nodes)}
         self.end = tick()
-        for node in nodes:
+        for node in course.nodes:
             if node.saved:
                 node.saved = self
 
-    def saved(self, node: Node, retain: bool) -> tuple[Any, ...]:
-        """What `node` saved, from another run of the function; forgotten then unless `retain`."""
-        if self.brought is None:
-            self.brought = self._again()
-        again = self.brought[node.order] if retain else self.brought.pop(node.order)
+    def bring(self, node: Node, retain: bool) -> tuple[Any, ...]:
+        """What `node` saved, from a second run of the function; forgotten then unless `retain`."""
+        if self.second is None:
+            nodes = self._run_again()
+            self.second = {order: nodes[i] for order, i in self.number.items()}
+        again = self.second[node.order] if retain else self.second.pop(node.order)
         if writes.latest > again.order:
             writes.check(again, again.saved)
         found: tuple[Any, ...] = again.saved
         return found
 
-    def _again(self) -> dict[int, Node]:
-        for root in [reference() for reference in self.given]:
+    def _run_again(self) -> list[Node]:
+        for root in [reference() for reference in self.read]:
             if root is not None and writes.stamp(root) > self.end:
                 raise GraphError(
                     f"checkpoint: a value that the function reads, of {root.nbytes} bytes, was changed in place since",
                     expected="the values of the first time, to compute the same again",
                     hint="run backward() before optimizer.step(), or change a copy",
                 )
-        state = thread.state
+        state, course = thread.state, _Course(again=True)
         outer = state.watchers, state.place
-        watcher = _Nodes(again=True)
         try:
-            state.watchers, state.place = (watcher,), self.place
+            state.watchers, state.place = (course,), self.place
             with enable_grad(), self.draws.repeated():
-                made = self.f(*self.xs)
+                self.f(*self.xs)
         finally:
             state.watchers, state.place = outer
-        ran = [_what(node) for node in watcher.nodes]
-        if ran != self.what:
-            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ran, self.what)))
-            first, second = ("{} {}".format(*what[same]) if same < len(what) else "the end"
-                             for what in (self.what, ran))  # fmt: skip
-            raise GraphError(
-                "checkpoint: the function did something else the second time",
-                expected=f"{first} after {same} operations",
-                got=second,
-                hint="train(), eval() and conditions must be the same in backward() as before",
-            )
-        rough = 1e-4 if any(node.dtype == np.float32 for node in watcher.nodes) else 1e-9
-        if not all(
-            np.allclose(a, b, rtol=rough, atol=rough * max(1.0, b[1]), equal_nan=True)
-            for a, b in zip(_sums(made), self.sums)
-        ):
-            raise GraphError(
-                "checkpoint: the function computed other numbers the second time",
-                expected="the same result from the same inputs",
-                hint="draw random numbers through this library: tg.dropout, or rng= of its functions",
-            )
-        return {order: watcher.nodes[i] for order, i in self.number.items()}
+        self._refuse_difference(course.marks)
+        return course.nodes
 
+    def _refuse_difference(self, marks: list[Mark]) -> None:
+        for i, (first, second) in enumerate(zip(self.marks, marks)):
+            if first.what != second.what:
+                self._refuse(i, marks)
+            if not first.agrees(second):
+                raise GraphError(
+                    "checkpoint: the function computed other numbers the second time, "
+                    f"at {first.what[0]} {first.what[1]}",
+                    expected="the same values from the same inputs",
+                    hint="draw random numbers through this library: tg.dropout, or rng= of its functions",
+                )
+        if len(self.marks) != len(marks):
+            self._refuse(min(len(self.marks), len(marks)), marks)
 
-def _what(node: Node) -> tuple[str, tuple[int, ...]]:
-    return node.op.name if node.op is not None else "leaf", node.shape
-
-
-def _sums(made: Any) -> list[tuple[float, float]]:
-    """For each output the sum of its elements and the root of the sum of their squares: to know it again."""
-    if isinstance(made, (list, tuple)):
-        return [pair for part in made for pair in _sums(part)]
-    array = getattr(made, "_array", None)
-    if array is None or array.dtype.kind != "f":
-        return []
-    with np.errstate(all="ignore"):
-        flat = array.ravel()
-        return [(float(np.sum(flat, dtype=np.float64)), float(np.sqrt(np.dot(flat, flat))))]
+    def _refuse(self, i: int, marks: list[Mark]) -> None:
+        first, second = ("{} {}".format(*run[i].what) if i < len(run) else "the end" for run in (self.marks, marks))
+        raise GraphError(
+            "checkpoint: the function did something else the second time",
+            expected=f"{first} as step {i}",
+            got=second,
+            hint="train(), eval(), requires_grad and conditions must be the same in backward() as before",
+        )

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from .. import settings as library
-from ..errors import ArgumentError, DtypeError, OutOfMemoryError, ShapeError
+from ..errors import ArgumentError, DtypeError, GraphError, OutOfMemoryError, ShapeError
 from ..ops import declare
 from ..ops.op import Elementwise, Op
 from ..program.expression import Expression
 from ..settings import FLOAT32, FLOAT64
 from .memory import out_of_memory
+from .pull import read_only
 from .tape import Node, thread
 from .tensor import Tensor, as_tensor, tensor
 
@@ -123,6 +124,8 @@ def _keeper(op: Op, wanted: tuple[bool, ...]) -> Callable[[Any], tuple[Any, ...]
 def elementwise_many(op: Elementwise, *operands: Any) -> Any:
     """The call of an elementwise op on anything."""
     if any(isinstance(operand, Expression) for operand in operands):
+        for operand in operands:
+            Expression.of(operand)  # refuses a tensor, which would be a constant in the rule
         return op.rule(*operands)
     tensors = one_dtype(op, operands)
     arrays = [t._array for t in tensors]
@@ -144,20 +147,43 @@ def whole(op: Op, operands: Sequence[Any], settings: dict[str, Any]) -> Any:
         raise ArgumentError(f"{op.name}: nothing was given", expected="at least one tensor")
     tensors = operands if all_tensors(op, operands) else one_dtype(op, operands)
     arrays = [t._array if t is not None else None for t in tensors]
-    for name, value in settings.items():
-        if type(value) is list:  # the caller may change it, and backward reads it later
-            settings[name] = frozen(value)
+    if op.own:
+        for name, value in settings.items():
+            if type(value) is list:  # the caller may change it, and backward reads it later
+                settings[name] = tuple(value)
+    else:
+        arrays = [a if a is None else read_only(a) for a in arrays]
+        settings = {name: frozen(op, value) for name, value in settings.items()}
     settings = op.prepare(arrays, settings)
     try:
         y = op.forward(arrays, settings)
     except MemoryError as trouble:
         raise no_memory(op, tensors, trouble) from None
-    return recorded(op, tensors, settings, y if type(y) is _ndarray else np.asarray(y))
+    if type(y) is not _ndarray:
+        if isinstance(y, Tensor) and y._requires_grad and thread.state.enabled:
+            raise GraphError(
+                f"{op.name}: the rule uses a tensor that requires a gradient and is no input",
+                hint="make it an input, with a vjp of its own",
+            )
+        y = np.asarray(y)
+    return recorded(op, tensors, settings, y)
 
 
-def frozen(value: Any) -> Any:
-    """Nested lists as nested tuples."""
-    return tuple([frozen(part) for part in value]) if type(value) is list else value
+def frozen(op: Op, value: Any) -> Any:
+    """A setting that nobody else can change: lists as tuples, arrays and tensors as copies."""
+    if isinstance(value, Tensor):
+        if value._requires_grad and thread.state.enabled:
+            raise GraphError(
+                f"{op.name}: a setting requires a gradient", hint="make it an input of the op, or x.detach() it"
+            )
+        return Tensor(value._array.copy())
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {name: frozen(op, part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return tuple([frozen(op, part) for part in value])
+    return value
 
 
 def all_tensors(op: Op, operands: Sequence[Any]) -> bool:
@@ -192,11 +218,13 @@ def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.nda
 
 
 def _kept(what: str, i: int, op: Op, tensors: Sequence[Any], y: Any) -> Any:
-    if what == "value":
-        return y if i < 0 else tensors[i]._array
+    if i < 0:
+        return y
     if op.variadic:
-        return [getattr(t._array, what) for t in tensors]
-    return getattr(tensors[i]._array, what)
+        return tuple([t._array if what == "value" else getattr(t._array, what) for t in tensors])
+    if tensors[i] is None:  # an optional input that was not given
+        return None
+    return tensors[i]._array if what == "value" else getattr(tensors[i]._array, what)
 
 
 def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y: np.ndarray[Any, Any]) -> Tensor:

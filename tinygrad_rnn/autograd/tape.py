@@ -265,7 +265,9 @@ class Writes:
     def check(self, node: Node, saved: tuple[Any, ...]) -> None:
         """Raise if something in `saved`, kept by `node`, was written after it ran."""
         for value in saved:
-            if isinstance(value, np.ndarray) and self.stamp(root_of(value)) > node.order:
+            if type(value) is tuple:
+                self.check(node, value)
+            elif isinstance(value, np.ndarray) and self.stamp(root_of(value)) > node.order:
                 raise GraphError(
                     f"backward: {node.name} needs a value {value.shape} that was changed in place after it ran",
                     expected="values that backward needs to stay as they were",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..errors import DtypeError, ShapeError
+from ..errors import DtypeError, GraphError, ShapeError
 from ..kernels import blas
 from .declare import Array, Refusal, call, composite, contraction
 from .elementwise import multiply
@@ -164,6 +164,13 @@ def _(g):
     return BiasGradient(g)
 
 
+def holds_history(data: Any) -> bool:
+    """Whether a tensor that requires a gradient is somewhere in nested lists."""
+    if isinstance(data, (list, tuple)):
+        return any(holds_history(part) for part in data)
+    return bool(getattr(data, "requires_grad", False))
+
+
 def of_one_dtype(name: str, operands: Sequence[Any]) -> list[Any]:
     """The operands of a product in one dtype, which numbers and lists take from tensors and arrays.
 
@@ -171,6 +178,11 @@ def of_one_dtype(name: str, operands: Sequence[Any]) -> list[Any]:
         DtypeError: where float32 and float64 meet, as in every product.
     """
     own = [hasattr(x, "dtype") and not isinstance(x, np.generic) for x in operands]
+    for x, strong in zip(operands, own):
+        if not strong and holds_history(x):
+            raise GraphError(
+                f"{name}: a list would cut the tensors in it from what they were made of", hint="tg.stack([...])"
+            )
     arrays = [x if strong else np.asarray(x) for x, strong in zip(operands, own)]
     floating = {x.dtype for x, strong in zip(arrays, own) if strong and x.dtype.kind == "f"}
     if len(floating) > 1:

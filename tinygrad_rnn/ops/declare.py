@@ -79,8 +79,8 @@ def declare(op: Op) -> Any:
     settings = "{" + ", ".join(f"{name!r}: {name}" for name in op.settings) + "}"
     arguments = ", ".join(op.inputs) if isinstance(op, Elementwise) else f"{operands}, {settings}"
     # Made as text, so that Python itself binds the arguments: inspect.Signature.bind would cost more than most ops.
-    scope: dict[str, Any] = {"op": op}
-    exec(f"def {op.name}{bare}:\n    return op.call({arguments})\n", scope)
+    scope: dict[str, Any] = {"_op": op}
+    exec(f"def {op.name}{bare}:\n    return _op.call({arguments})\n", scope)
     function: Any = scope[op.name]
     assert isinstance(function, types.FunctionType)
     function.__defaults__, function.__kwdefaults__ = op.rule.__defaults__, op.rule.__kwdefaults__

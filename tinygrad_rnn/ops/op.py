@@ -149,13 +149,21 @@ class Op:
                 f"{self.name}: a parameter is called {taken}",
                 hint="in a vjp g is the incoming gradient and y the output; call it a, b or x",
             )
-        self.variadic = any("Sequence" in str(p.annotation) for p in parameters)
+        self.variadic = any("Sequence" in str(p.annotation) and "Array" in str(p.annotation) for p in parameters)
         is_input = [
             "Array" in str(p.annotation) or (p.default is p.empty and p.annotation is p.empty) for p in parameters
         ]
         self.inputs = tuple(p.name for p, chosen in zip(parameters, is_input) if chosen)
         if not self.inputs:
             raise DeclarationError(f"{self.name}: it has no input", hint="annotate tensors Array, or not at all")
+        several = self.variadic and len(self.inputs) > 1
+        if several or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+            raise DeclarationError(
+                f"{self.name}: inputs that cannot be told apart",
+                expected="inputs by name, or one input of many tensors",
+                got=str(inspect.signature(rule)),
+                hint="arrays: Sequence[Array] is one input of many tensors",
+            )
         self.optional = frozenset(
             i for i, p in enumerate(p for p, chosen in zip(parameters, is_input) if chosen) if p.default is not p.empty
         )
@@ -261,6 +269,11 @@ class Elementwise(Op):
         self.domain, self.integers, self.promotes = domain, integers, True
         self.truth = frozenset(self.inputs.index(name) for name in truth)
         self.expression = traced(self.name, rule, self.inputs)
+        used = {e.name for e in self.expression.schedule()}
+        for unused in [name for name in self.inputs if name not in used]:
+            raise DeclarationError(
+                f"{self.name}: the rule does not use {unused}", hint="the result would not have its broadcast shape"
+            )
         self.boolean = self.expression.primitive is not None and self.expression.primitive.boolean
         self.unit = emit.function(f"k_{self.name}", self.inputs, self.expression)
         self._pulls: dict[tuple[bool, ...], Pulls] = {}

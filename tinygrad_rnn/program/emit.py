@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def text(name: str, symbols: Sequence[str], expression: Expression) -> str:
     found: dict[int, str] = {}
     for e in expression.schedule():
         if e.primitive is None:
-            found[id(e)] = f"s_{e.name}" if e.name is not None else f"like({float(e.value or 0)!r}, s_{floating})"
+            found[id(e)] = f"s_{e.name}" if e.name is not None else f"like({_literal(e.value or 0)}, s_{floating})"
             continue
         sources.update(dict.fromkeys(e.primitive.sources))
         found[id(e)] = f"t_{len(lines)}"
@@ -30,6 +31,11 @@ def text(name: str, symbols: Sequence[str], expression: Expression) -> str:
     head = "".join(source + "\n\n" for source in sources)
     arguments = ", ".join(f"s_{s}" for s in symbols)
     return f"{head}\ndef {name}({arguments}):\n" + "\n".join(lines) + f"\n    return {found[id(expression)]}\n"
+
+
+def _literal(value: float) -> str:
+    value = float(value)
+    return repr(value) if math.isfinite(value) else f"{'-' * (value < 0.0)}np.{abs(value)!r}"
 
 
 def truth_symbols(expression: Expression) -> set[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..kernels import scalar
 from ..kernels.scalar import Primitive
 
@@ -38,8 +40,16 @@ class Expression:
 
     @classmethod
     def of(cls, operand: Any) -> Expression:
-        """`operand` itself where it is an expression, else the constant."""
-        return operand if isinstance(operand, Expression) else cls(value=operand)
+        """`operand` itself where it is an expression, else the constant.
+
+        Raises:
+            TypeError: for what is no number.
+        """
+        if isinstance(operand, Expression):
+            return operand
+        if not isinstance(operand, (bool, int, float, np.number, np.bool_)):
+            raise TypeError(f"{type(operand).__name__} is no number; what a rule uses must be one of its inputs")
+        return cls(value=float(operand) if isinstance(operand, np.generic) else operand)
 
     def apply_primitive(self, primitive: Primitive, operands: Sequence[Any]) -> Expression:
         """What a primitive called on expressions calls."""
