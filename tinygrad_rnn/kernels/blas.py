@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .jit import lock
+
 #: Products of up to this many multiplications run on one thread. OpenBLAS's workers gain nothing there, spin for some
 #: 25 ms after each product, and where anything else wants the processor a product with them takes many times as long.
 SMALL = 2**26
@@ -72,7 +74,9 @@ def _blas_threads() -> _Threads | None:
     """NumPy's OpenBLAS, called directly, as threadpoolctl's own calls cost far more; None for another BLAS."""
     import threadpoolctl
 
-    for found in threadpoolctl.ThreadpoolController().lib_controllers:
+    with lock:  # it walks the loaded libraries
+        libraries = threadpoolctl.ThreadpoolController().lib_controllers
+    for found in libraries:
         if found.internal_api == "openblas" and "numpy" in found.filepath:
             for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "", "_64")):  # as wheels name them
                 get = getattr(found.dynlib, f"{prefix}openblas_get_num_threads{suffix}", None)

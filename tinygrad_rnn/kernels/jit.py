@@ -41,10 +41,10 @@ OPTIONS = dict(fastmath={"contract", "nsz"}, error_model="numpy")
 scalar = numba.njit(**OPTIONS)
 """
 
-_lock = threading.RLock()
+#: Held during what a fork must not interrupt: a child would inherit Numba's lock, or the loader's, in use.
+lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    # Every compilation holds the lock, so a fork waits for it: a child never inherits Numba's own lock in use.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 _announced = False
 _warned = False
 
@@ -66,7 +66,7 @@ class Kernel:
         self.call: Callable[..., Any] = self._first if settings.jit_enabled else twin
 
     def _first(self, *arguments: Any) -> Any:
-        with _lock:
+        with lock:
             if self.call == self._first:
                 self.call = self.result(getattr(load(self.name, _HEADER + self.text), self.name))
         return self.call(*arguments)
@@ -142,7 +142,7 @@ def load(name: str, text: str) -> Any:
     digest = hashlib.sha256(repr((text, _fingerprint())).encode()).hexdigest()[:20]
     module_name = f"tinygrad_rnn_kernels.{name}_{digest}"
     text = f'"""Compiled by tinygrad_rnn; named by the hash of its content, so never edited."""\n\n{text}'
-    with _lock:
+    with lock:
         if module_name in sys.modules:
             return sys.modules[module_name]
         path = _written(f"{name}_{digest}.py", text.replace("{cache}", "True"))

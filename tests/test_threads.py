@@ -1,0 +1,391 @@
+"""Several threads, and several processes, at once: right gradients, and never a hang.
+
+Every test runs a program of its own in a process with a time limit, so that a deadlock is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tinygrad_rnn import settings
+
+compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: nothing is compiled")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+LIMIT = 120  # seconds; each program takes a few
+
+#: What every program begins with: `work(seed)` builds and differentiates a graph of its own, over shared parameters.
+COMMON = """
+import os, sys, threading, time
+import numpy as np
+import tinygrad_rnn as tg
+from tinygrad_rnn.errors import GraphError
+
+rng = np.random.default_rng(0)
+lstm = tg.nn.LSTM(3, 5, num_layers=2, dtype="float64", rng=rng)
+table, head = tg.nn.Embedding(7, 3, dtype="float64", rng=rng), tg.nn.Linear(5, 7, dtype="float64", rng=rng)
+shared = [*lstm.parameters(), *table.parameters(), *head.parameters()]
+
+
+def work(seed, parameters=shared):
+    rng = np.random.default_rng(seed)
+    own = tg.tensor(rng.normal(size=3), requires_grad=True)
+    text = rng.integers(0, 7, (4, 2))
+    output, _ = lstm(table(text) * own)
+    loss = tg.cross_entropy(head(output).reshape(-1, 7), rng.integers(0, 7, 8))
+    loss = loss + tg.softplus(output[:, [0, 0]]).mean() + tg.dropout(output, 0.3, rng=rng).sum() * 0.01
+    first = tg.grad(loss, [own, *parameters], create_graph=True)
+    second = tg.grad(sum((g * g).sum() for g in first), [own, *parameters])
+    (own * own).sum().backward()
+    return [loss.item(), own.grad.numpy(), *[g.numpy() for g in (*first, *second)]]
+
+
+def train(seed):
+    rng = np.random.default_rng(seed)
+    layer = tg.nn.GRU(3, 4, dtype="float64", rng=rng)
+    optimizer = tg.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        output, _ = layer(tg.tensor(rng.normal(size=(3, 2, 3))))
+        (output * output).sum().backward()
+        tg.optim.clip_grad_norm_(layer.parameters(), 0.5)
+        optimizer.step()
+    return [p.numpy().copy() for p in layer.parameters()]
+
+
+def agree(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert np.max(np.abs(a - b), initial=0.0) <= 1e-12 * (1.0 + np.max(np.abs(b), initial=0.0))
+
+
+def together(count, run):
+    \"\"\"Run run(0), run(1), ... in threads that begin at once and change places as often as they can.\"\"\"
+    barrier, troubles = threading.Barrier(count), []
+
+    def begin(i):
+        try:
+            barrier.wait()
+            run(i)
+        except BaseException as trouble:
+            troubles.append(trouble)
+
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=begin, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(0.005)
+    if troubles:
+        raise troubles[0]
+"""
+
+
+def run(*programs, cache=None, before="", path=None):
+    """Run COMMON and the programs, one text; what it printed. It is a file where `path` is given, to be imported by
+    workers that are spawned.
+    """
+    text = before + COMMON + "".join(map(textwrap.dedent, programs))
+    if path is not None:
+        path.write_text(text)
+    environment = {**os.environ, **({"TINYGRAD_RNN_CACHE": str(cache)} if cache is not None else {})}
+    folders = [os.path.dirname(os.path.dirname(os.path.abspath(settings.__file__))), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore::DeprecationWarning", *([str(path)] if path is not None else ["-c", text])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # so that its children can be ended with it
+    )
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        end(process)
+        pytest.fail(f"still running after {LIMIT} s: a deadlock")
+    assert process.returncode == 0, out + err
+    return out.split()
+
+
+def end(process):
+    """End a process and the children that it left waiting."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, 9)
+    else:
+        process.kill()
+    process.communicate()
+
+
+# --- Threads ---
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_threads_find_what_one_finds_alone(count):
+    program = f"""
+    expected = [work(seed) for seed in range(12)]
+    trained = [train(seed) for seed in range({count})]
+
+    def run(i):
+        for round in range(2):
+            for seed in range(12):
+                agree(work((seed + 3 * i) % 12), expected[(seed + 3 * i) % 12])
+            agree(train(i), trained[i])
+
+    together({count}, run)
+    assert all(p.grad is None for p in shared)
+    print("right")
+    """
+    assert run(program) == ["right"]
+
+
+@compiled
+@pytest.mark.parametrize("kept", [True, False], ids=["fresh cache", "no cache"])
+def test_the_first_compilation_by_four_threads_at_once(tmp_path, kept):
+    program = """
+    def step(i):
+        x = tg.tensor(np.linspace(-2, 2, 12).reshape(4, 3) + i, requires_grad=True)
+        y = tg.tanh(x) * tg.sigmoid(x[np.array([0, 0, 1, 3])])
+        y.sum().backward()
+        return [y.numpy(), x.grad.numpy()]
+
+    found = {}
+    together(4, lambda i: found.__setitem__(i, step(i)))
+    for i in range(4):
+        x = np.linspace(-2, 2, 12).reshape(4, 3) + i
+        s = 1 / (1 + np.exp(-x[[0, 0, 1, 3]]))
+        expected = (1 - np.tanh(x) ** 2) * s
+        np.add.at(expected, [0, 0, 1, 3], np.tanh(x) * s * (1 - s))
+        agree(found[i], [np.tanh(x) * s, expected])
+        agree(found[i], step(i))
+    print("right")
+    """
+    cache = tmp_path / "cache"
+    if not kept:
+        cache.write_text("not a folder")
+    assert run(program, cache=cache) == ["right"]
+    assert not kept or not list(cache.rglob("*.tmp"))
+
+
+def test_recording_is_a_matter_of_each_thread():
+    program = """
+    x = tg.tensor(np.ones(2), requires_grad=True)
+
+    def quiet(i):
+        for _ in range(200):
+            with tg.no_grad():
+                assert not tg.is_grad_enabled() and not (x * x).requires_grad
+                with tg.enable_grad():
+                    assert (x * x).requires_grad
+                assert not (x * x).requires_grad
+            assert tg.is_grad_enabled()
+
+    def loud(i):
+        for n in range(200):
+            y = x
+            with tg.Tape() as tape:
+                for _ in range(n % 7):
+                    y = tg.tanh(y)
+            assert [node.op.name for node in tape] == ["tanh"] * (n % 7)
+            assert tg.grad(y, x, np.ones(2)).shape == (2,) and tg.is_grad_enabled()
+
+    together(4, lambda i: (quiet, loud)[i % 2](i))
+    print("right")
+    """
+    assert run(program) == ["right"]
+
+
+def test_a_write_is_noticed_whatever_other_threads_write():
+    program = """
+    x = tg.tensor(np.ones(2), requires_grad=True)
+
+    def run(i):
+        for n in range(1500):
+            c, d = tg.tensor(np.ones(2)), tg.tensor(np.ones(2))
+            stale = c * x
+            c += 1.0
+            try:
+                tg.grad(stale, x, np.ones(2))
+            except GraphError:
+                pass
+            else:
+                raise AssertionError(f"the gradient after a write, in round {n}")
+            tg.grad(d * x, x, np.ones(2))  # not this one
+
+    together(6, run)
+    print("right")
+    """
+    assert run(program) == ["right"]
+
+
+# --- Processes ---
+
+IN_WORKERS = """
+    def child(seed, connection):
+        big = np.random.default_rng(1).normal(size=(600, 600))
+        connection.send((work(seed), float((tg.tensor(big) @ tg.tensor(big)).sum().item())))
+
+    def main(way):
+        import multiprocessing
+        context = multiprocessing.get_context(way)
+        big = np.random.default_rng(1).normal(size=(600, 600))
+        total = float((tg.tensor(big) @ tg.tensor(big)).sum().item())
+        np.matmul(big, big)  # on all threads that BLAS has
+        expected = [work(seed) for seed in range(3)]
+        pairs = [context.Pipe(duplex=False) for _ in range(3)]
+        workers = [context.Process(target=child, args=(i, pairs[i][1])) for i in range(3)]
+        for worker in workers:
+            worker.start()
+        for i, worker in enumerate(workers):
+            assert pairs[i][0].poll(60), "a worker says nothing"
+            found, product = pairs[i][0].recv()
+            agree(found, expected[i])
+            assert abs(product - total) <= 1e-9 * abs(total)
+            worker.join(60)
+            assert worker.exitcode == 0
+        print("right")
+
+    if __name__ == "__main__":
+        main({way!r})
+"""
+
+
+@pytest.mark.parametrize("way", [pytest.param("fork", marks=forks), "spawn"])
+def test_workers_find_what_their_parent_finds(tmp_path, way):
+    assert run(IN_WORKERS.replace("{way!r}", repr(way)), path=tmp_path / "program.py") == ["right"]
+
+
+FORKING = """
+    from tinygrad_rnn.kernels import jit
+
+    def forked(function, limit):
+        \"\"\"The exit code of a child that runs a function; None where it hangs.\"\"\"
+        number = os.fork()
+        if number == 0:
+            code = 1
+            try:
+                function()
+                code = 0
+            finally:
+                os._exit(code)
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            found, status = os.waitpid(number, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(number, 9)
+        os.waitpid(number, 0)
+        return None
+
+    def compute():
+        x = tg.tensor(np.array([0.5, -1.0]), requires_grad=True)
+        tg.tanh(x).sum().backward()
+        agree([x.grad.numpy()], [1 - np.tanh([0.5, -1.0]) ** 2])
+"""
+
+
+@forks
+@compiled
+def test_a_fork_while_another_thread_compiles(tmp_path):
+    program = """
+    compiling = threading.Thread(target=compute)
+    compiling.start()
+    codes = []
+    while compiling.is_alive() or not codes:
+        codes.append(forked(compute, 60))
+        time.sleep(0.05)
+    compiling.join()
+    codes.append(forked(compute, 60))
+    assert set(codes) == {0}, codes
+    print("right")
+    """
+    assert run(FORKING, program, cache=tmp_path / "cache") == ["right"]
+
+
+@forks
+def test_forks_while_another_thread_multiplies():
+    """Products of this size run on one thread here. NumPy's own `a @ b` on several threads does hang a fork."""
+    program = """
+    large = np.random.default_rng(1).normal(size=(600, 600))
+    np.matmul(large, large)  # BLAS has its threads from here on
+    some = tg.tensor(large[:200, :200], requires_grad=True)
+    rows, columns, enough = some.numpy().sum(0), some.numpy().sum(1), threading.Event()
+
+    def multiply():
+        while not enough.is_set():
+            tg.grad((some @ some).sum(), some)
+
+    def once():
+        agree([tg.grad((some @ some).sum(), some).numpy()], [columns + rows[:, None]])
+
+    once()
+    busy = threading.Thread(target=multiply)
+    busy.start()
+    codes = {forked(once, 30) for _ in range(20)}
+    enough.set()
+    busy.join()
+    assert codes == {0}, codes
+    print("right")
+    """
+    assert run(FORKING, program) == ["right"]
+
+
+@forks
+def test_a_fork_during_another_threads_first_product():
+    """Finding NumPy's BLAS walks the loaded libraries, under the loader's lock: no child may inherit that in use."""
+    program = """
+    import threadpoolctl
+    real, loader, inside = threadpoolctl.ThreadpoolController, threading.Lock(), threading.Event()
+
+    def slow():
+        with loader:
+            inside.set()
+            time.sleep(1.0)
+            return real()
+
+    threadpoolctl.ThreadpoolController = slow
+    some = tg.tensor(np.ones((3, 3)))
+    other = threading.Thread(target=lambda: some @ some)
+    other.start()
+    inside.wait()
+    print(forked(lambda: some @ some, 10))
+    other.join()
+    """
+    assert run(FORKING, program) == ["0"]
+
+
+HELD = """
+    held, enough = threading.Event(), threading.Event()
+
+    def hold():
+        with jit.lock:  # as a thread does that compiles
+            held.set()
+            enough.wait(1.0)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    print(forked(compute, 8))
+    holder.join()
+"""
+
+
+@forks
+@compiled
+def test_a_fork_while_another_thread_holds_the_lock():
+    assert run(FORKING, HELD) == ["0"]
+
+
+@forks
+@compiled
+def test_without_precautions_that_fork_hangs():
+    """The test above can fail: here nothing is registered for a fork."""
+    before = "import os\nos.register_at_fork = lambda **functions: None\n"
+    assert run(FORKING, HELD.replace("compute, 8", "compute, 2"), before=before) == ["None"]
