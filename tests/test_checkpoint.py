@@ -302,3 +302,28 @@ def test_freezing_a_tensor_in_between_is_an_error():
     w.requires_grad = False
     with pytest.raises(GraphError, match="requires_grad"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("trouble", ["a write", "a hook"])
+def test_an_error_in_one_backward_leaves_the_next_as_it_would_be_without(trouble):
+    x, c = leaf(3), tg.ones(3, dtype="float64")
+    y = tg.checkpoint(lambda x: tg.exp(x * c), x)
+    y.sum().backward(retain_graph=True)
+    once = x.grad.numpy().copy()
+    if trouble == "a write":
+        c *= 2.0
+        for _ in range(2):
+            with pytest.raises(GraphError, match="changed in place"):
+                y.sum().backward()
+    else:
+
+        def fail(g):
+            raise KeyError
+
+        remove = x.register_hook(fail)
+        with pytest.raises(KeyError):
+            y.sum().backward()
+        remove()
+        with pytest.raises(GraphError, match="freed"):
+            y.sum().backward()
+    np.testing.assert_array_equal(x.grad, once)

@@ -134,14 +134,17 @@ class Region:
                 node.saved = self
 
     def bring(self, node: Node, retain: bool) -> tuple[Any, ...]:
-        """What `node` saved, from a second run of the function; forgotten then unless `retain`."""
+        """What `node` saved, from a second run of the function; here it is forgotten then, unless `retain`."""
         if self.second is None:
             nodes = self._run_again()
             self.second = {order: nodes[i] for order, i in self.number.items()}
-        again = self.second[node.order] if retain else self.second.pop(node.order)
+        again = self.second[node.order]
         if writes.latest > again.order:
             writes.check(again, again.saved)
         found: tuple[Any, ...] = again.saved
+        if not retain:
+            del self.second[node.order]
+            node.saved = found  # the node's own, until this backward has come past it
         return found
 
     def _run_again(self) -> list[Node]:
