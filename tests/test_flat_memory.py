@@ -99,8 +99,9 @@ def growth(steps, keep):
     return *found, unreachable
 
 
-# The least that a step could leave for good is one of Python's smallest objects and a pointer to it, 24 and 8 bytes.
-TRACED = 24.0
+# The least that a step could leave for good is a number and a pointer to it in a list, 28 and 8 bytes; a tensor has 72
+# without its array. Python's own free lists are still growing at step 200: 5 to 20 bytes a step on three versions.
+TRACED = 36.0
 # Resident memory comes in pages, and Python's own allocator takes it by the megabyte (an arena): two of them over all
 # the steps. A loss that is kept keeps some twenty times as much.
 RESIDENT = 2 * 2**20 / (STEPS - FIRST)

@@ -199,3 +199,24 @@ def test_no_grad_on_a_generator_holds_between_its_yields_only():
     next(again)
     again.close()
     assert (x * 2.0).requires_grad
+
+
+def test_one_object_may_serve_two_threads():
+    quiet, inside, done, seen = tg.no_grad(), threading.Event(), threading.Event(), []
+
+    def other():
+        inside.wait(10)
+        with quiet:
+            seen.append(tg.is_grad_enabled())
+        seen.append(tg.is_grad_enabled())
+        done.set()
+
+    worker = threading.Thread(target=other)
+    worker.start()
+    with quiet:
+        inside.set()
+        done.wait(10)
+        seen.append(tg.is_grad_enabled())
+    worker.join()
+    assert seen == [False, True, False]
+    assert tg.is_grad_enabled()

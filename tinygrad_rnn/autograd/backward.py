@@ -6,8 +6,6 @@ what it was made from, so when a node comes up, all of its gradient has arrived.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -19,7 +17,7 @@ from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_whole, read_only, summed_to
-from .tape import Node, enable_grad, no_grad, thread, writes
+from .tape import Node, enable_grad, lock_across_forks, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
 
@@ -259,11 +257,7 @@ def _leading(seeds: list[Node], wanted: dict[int, Any]) -> dict[int, bool]:
     return found
 
 
-_accumulating = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a child never inherits it in use
-    os.register_at_fork(
-        before=_accumulating.acquire, after_in_parent=_accumulating.release, after_in_child=_accumulating.release
-    )
+_accumulating = lock_across_forks()
 
 
 def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumulate: bool) -> Any:

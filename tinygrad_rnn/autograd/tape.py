@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -41,10 +42,11 @@ class Place(NamedTuple):
 class State:
     """What one thread is doing: whether it records, who watches, and where in a net it is."""
 
-    __slots__ = ("anomaly", "enabled", "place", "watchers")
+    __slots__ = ("anomaly", "enabled", "outer", "place", "watchers")
 
     def __init__(self) -> None:
         self.enabled = True
+        self.outer: list[bool] = []  # what `enabled` was outside each block that set it
         self.watchers: tuple[Watcher, ...] = ()
         self.place: Place | None = None
         self.anomaly: Any = None  # the innermost detect_anomaly, which looks at gradients too
@@ -237,6 +239,14 @@ def _short(value: Any) -> str:
     return "..." if value is Ellipsis else repr(value)
 
 
+def lock_across_forks() -> Any:
+    """A lock that a forked child never inherits in use: a fork waits for it."""
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
 class Writes:
     """When memory was last written in place. Views share memory, so they share this too.
 
@@ -247,15 +257,17 @@ class Writes:
     def __init__(self) -> None:
         self.latest = 0
         self._stamps: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._noting = lock_across_forks()
 
     def note(self, array: np.ndarray[Any, Any]) -> None:
         """Remember that `array` was written just now."""
         root = root_of(array)
         key = id(root)
-        self.latest = tick()
-        known = self._stamps.get(key)
-        reference = known[1] if known is not None else weakref.ref(root, lambda _: self._stamps.pop(key, None))
-        self._stamps[key] = (self.latest, reference)
+        with self._noting:  # or a thread that drew its number first could store it last
+            self.latest = stamp = tick()
+            known = self._stamps.get(key)
+            reference = known[1] if known is not None else weakref.ref(root, lambda _: self._stamps.pop(key, None))
+            self._stamps[key] = (stamp, reference)
 
     def stamp(self, root: Any) -> int:
         """When the memory of this root array was last written; 0 for never."""
@@ -294,15 +306,14 @@ class _Recording:
 
     _enabled = True
 
-    def __init__(self) -> None:
-        self._before: list[bool] = []
-
     def __enter__(self) -> None:
-        self._before.append(thread.state.enabled)
-        thread.state.enabled = self._enabled
+        state = thread.state
+        state.outer.append(state.enabled)
+        state.enabled = self._enabled
 
     def __exit__(self, *trouble: object) -> None:
-        thread.state.enabled = self._before.pop()
+        state = thread.state
+        state.enabled = state.outer.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
