@@ -220,3 +220,27 @@ def test_one_object_may_serve_two_threads():
     worker.join()
     assert seen == [False, True, False]
     assert tg.is_grad_enabled()
+
+
+def test_several_threads_add_to_the_gradient_of_one_leaf():
+    w, x = tg.ones(300, 300, dtype="float64", requires_grad=True), tg.ones(50, 300, dtype="float64")
+
+    def work():
+        for _ in range(50):
+            (x @ w).sum().backward()
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    np.testing.assert_array_equal(w.grad, 4 * 50 * 50.0)
+
+
+def test_a_leaf_that_is_frozen_before_backward_gets_no_gradient():
+    x, w = tg.ones(2, requires_grad=True), tg.ones(2, requires_grad=True)
+    y = (x * w).sum()
+    w.requires_grad = False
+    y.backward()
+    assert w.grad is None
+    assert x.grad is not None
