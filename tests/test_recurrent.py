@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.autograd.nest import map_nest
 from tinygrad_rnn.errors import ArgumentError, ShapeError
 
 nn = tg.nn
@@ -141,9 +142,9 @@ def test_cells_unbatched_without_a_state_and_with_arrays(make):
     cell, x = make(3, 2), np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     whole = cell(tg.tensor(x))
     agree(whole, cell(x, cell.initial_state(4)))
-    state = nn.nest.map_nest(lambda t: t[1], whole)
-    agree(nn.nest.map_nest(lambda t: t[1], cell(x, whole)), cell(tg.tensor(x[1]), state))
-    agree(cell(x[1], state), cell(x[1], nn.nest.map_nest(lambda t: t.numpy(), state)))
+    state = map_nest(lambda t: t[1], whole)
+    agree(map_nest(lambda t: t[1], cell(x, whole)), cell(tg.tensor(x[1]), state))
+    agree(cell(x[1], state), cell(x[1], map_nest(lambda t: t.numpy(), state)))
     assert all(leaf.shape == (2,) for leaf in leaves(cell(x[1])))
 
 
@@ -151,7 +152,7 @@ def test_cells_unbatched_without_a_state_and_with_arrays(make):
 def test_cells_refuse_what_does_not_fit(make):
     cell = make(3, 2)
     two = len(leaves(cell.initial_state(1))) == 2
-    with pytest.raises(ShapeError, match="linear"):
+    with pytest.raises(ShapeError, match="number of features"):
         cell(tg.zeros(4, 2))
     for shape in [(), (2, 4, 3)]:
         with pytest.raises(ShapeError, match="Cell: x is one step"):
@@ -202,16 +203,16 @@ def test_recurrent_is_the_loop_by_hand(make, steps, batch, reverse, batch_first,
     layer = nn.Recurrent(cell, batch_first=batch_first, reverse=reverse)
     x = tg.randn(steps, batch, 3, dtype="float64", rng=rng)
     zero = cell.initial_state(batch)
-    state = nn.nest.map_nest(lambda t: tg.randn(t.shape, dtype="float64", rng=rng), zero) if given_state else None
+    state = map_nest(lambda t: tg.randn(t.shape, dtype="float64", rng=rng), zero) if given_state else None
     expected, final = by_hand(cell, x, zero if state is None else state, reverse)
     outputs, got = layer(x.permute_dims((1, 0, 2)) if batch_first else x, state)
     agree(outputs.permute_dims((1, 0, 2)) if batch_first else outputs, expected)
     agree(got, final)
     assert outputs.shape == ((batch, steps, 2) if batch_first else (steps, batch, 2))
     if batch:
-        one = nn.nest.map_nest(lambda t: t[0], state) if given_state else None
+        one = map_nest(lambda t: t[0], state) if given_state else None
         alone, end = layer(x[:, 0], one)
-        agree([alone, end], [expected[:, 0], nn.nest.map_nest(lambda t: t[0], final)])
+        agree([alone, end], [expected[:, 0], map_nest(lambda t: t[0], final)])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -289,9 +290,7 @@ def test_layers_refuse_what_does_not_fit(make):
         (tg.zeros(4, 2), None, "number of features"),
         (tg.zeros(3), None, "is a sequence"),
         (tg.zeros(1, 4, 5, 3), None, "is a sequence"),
-        (tg.zeros(0, 5, 3), None, "sequence is empty"),
-        (tg.zeros(0, 3), None, "sequence is empty"),
-        (tg.zeros(4, 5, 3), (1, 5, 2), "axis is that of layers"),
+        (tg.zeros(4, 5, 3), (1, 5, 2), "state does not fit"),
         (tg.zeros(4, 5, 3), (2, 1, 2), "state does not fit"),
         (tg.zeros(4, 5, 3), (2, 5, 3), "state does not fit"),
         (tg.zeros(4, 5, 3), (2, 2), "state does not fit"),
@@ -312,7 +311,7 @@ def test_recurrent_and_stacked_refuse_what_does_not_fit():
     for shape in [(3,), (1, 2, 3, 4), ()]:
         with pytest.raises(ShapeError, match="is a sequence"):
             layer(tg.zeros(shape))
-    with pytest.raises(ShapeError, match="linear"):
+    with pytest.raises(ShapeError, match=r"number of features(.|\n)*in RNNCell layer 0$"):
         layer(tg.zeros(4, 5, 2))
     with pytest.raises(ShapeError, match="one state for each layer"):
         nn.Stacked([layer])(tg.zeros(4, 5, 3), [None, None])
@@ -328,7 +327,7 @@ def test_layers_are_cells_one_above_another(make, batch_first):
     expected, states = stacked(x)
     agree(outputs, expected)
     for i in range(3):
-        agree(nn.nest.map_nest(lambda part, i=i: part[i], state), states[i])
+        agree(map_nest(lambda part, i=i: part[i], state), states[i])
     again = stacked(x, states)
     agree(layer(x, state)[0], again[0])
 

@@ -25,6 +25,7 @@ from .autograd.recompute import checkpoint
 from .autograd.tape import Tape, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, from_numpy, tensor
 from .autograd.transforms import hessian, hvp, jacobian, jvp, vjp
+from .compiler.run import scan
 from .files import load, save
 from .ops.activation import elu, gelu, hard_sigmoid, leaky_relu, silu, softsign
 from .ops.arrange import flip, pad, repeat, roll, tril, triu
@@ -209,6 +210,7 @@ __all__ = [
     "roll",
     "rsqrt",
     "save",
+    "scan",
     "set_default_dtype",
     "set_num_threads",
     "sigmoid",

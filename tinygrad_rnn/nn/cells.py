@@ -1,139 +1,49 @@
-"""Cells: nothing but equations. A cell is one step; it knows no time.
+"""Cells: nothing but equations.
 
 In each, x is (B, I), a state (B, H), the weights are PyTorch's in name, layout and gate order, and the named values
-are what pictures and telemetry show.
+are what pictures and telemetry show. A product of two vectors is elementwise.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any, ClassVar, NamedTuple
 
 from ..autograd.create import zeros
-from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError
 from ..ops.contract import linear
 from ..ops.elementwise import relu, sigmoid, tanh
 from ..ops.shape import split
 from . import init
-from .module import Module, Parameter
-from .nest import map_nest, structure
+from .cell import GatedCell
+from .dense import LayerNorm
+from .module import Parameter
+
+ACTIVATIONS = {"tanh": tanh, "relu": relu}
 
 
-class Cell(Module):
-    """Base class of cells: define `initial_state` and `step`.
-
-    `step(x, state)` takes x (B, I) and a state (any nest of tuples of tensors) and returns (output (B, H), new state).
-    Called, a cell returns the new state alone, as PyTorch's do.
-    """
-
-    input_size: int
-    hidden_size: int
-
-    def initial_state(self, batch_size: int) -> Any:
-        """The state before the first step."""
-        return self.zeros(batch_size, self.hidden_size)
-
-    def step(self, x: Any, state: Any) -> tuple[Any, Any]:
-        """One step: (output, new state)."""
-        raise TypeError(f"{type(self).__name__} does not define step(x, state)")
-
-    def zeros(self, batch_size: int, n: int) -> Tensor:
-        """State of shape (batch_size, n), zero, in the parameters' dtype."""
-        first = next(iter(self.parameters()), None)
-        return zeros(batch_size, n, dtype=first.dtype if first is not None else None)
-
-    def fitted(self, state: Any, batch_size: int) -> Any:
-        """The state given, in the nest that `initial_state` makes; that itself where None.
-
-        Raises:
-            ShapeError: where nest or shapes differ; broadcasting a state is mostly a mistake.
-        """
-        zero = self.initial_state(batch_size)
-        if state is None:
-            return zero
-        if structure(state) != structure(zero):
-            name = type(self).__name__
-            raise ShapeError(f"{name}: the state does not fit", expected=structure(zero), got=structure(state))
-        return map_nest(lambda _, given: as_tensor(given), zero, state)
-
-    def forward(self, x: Any, state: Any = None) -> Any:
-        x = as_tensor(x)
-        if x.ndim == 1:
-            batched = map_nest(lambda part: as_tensor(part).expand_dims(0), state) if state is not None else None
-            return map_nest(lambda part: part.squeeze(0), self.forward(x.expand_dims(0), batched))
-        if x.ndim != 2:
-            raise ShapeError(f"{type(self).__name__}: x is one step", expected="(B, I) or (I,)", got=x.shape)
-        return self.step(x, self.fitted(state, x.shape[0]))[1]
-
-    def extra_repr(self) -> str:
-        return ", ".join(str(vars(self)[name]) for name in ("input_size", "hidden_size") if name in vars(self))
-
-
-class _GatedCell(Cell):
-    """Parameters of `gates` gates, stacked: weight_ih (gates H, I), weight_hh (gates H, H), biases (gates H,).
-
-    Uniform in +-1/sqrt(H), as in PyTorch.
-    """
-
-    gates = 1
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        dtype: Any = None,
-        rng: np.random.Generator | None = None,
-    ) -> None:
-        if input_size < 1 or hidden_size < 1:
-            raise ArgumentError(
-                f"{type(self).__name__}: sizes are at least 1",
-                got=f"input_size={input_size}, hidden_size={hidden_size}",
-            )
-        self.input_size, self.hidden_size = input_size, hidden_size
-        bound = 1.0 / math.sqrt(hidden_size)
-
-        def drawn(*shape: int) -> Parameter:
-            return Parameter(init.uniform_(zeros(shape, dtype=dtype), -bound, bound, rng))
-
-        rows = self.gates * hidden_size
-        self.weight_ih, self.weight_hh = drawn(rows, input_size), drawn(rows, hidden_size)
-        self.bias_ih = drawn(rows) if bias else None
-        self.bias_hh = drawn(rows) if bias else None
-
-
-class RNNCell(_GatedCell):
+class RNNCell(GatedCell):
     """The simple recurrent cell (Elman 1990):
 
     h' = tanh(W_ih x + b_ih + W_hh h + b_hh)          or relu in place of tanh
     """
 
-    gates = 1
-
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        *,
-        dtype: Any = None,
-        rng: np.random.Generator | None = None,
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", **named: Any
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, dtype=dtype, rng=rng)
-        if nonlinearity not in ("tanh", "relu"):
-            raise ArgumentError("RNNCell: no such nonlinearity", expected="tanh | relu", got=repr(nonlinearity))
-        self.nonlinearity = nonlinearity
+        super().__init__(input_size, hidden_size, bias, **named)
+        self.nonlinearity = _known(nonlinearity, "RNNCell")
 
     def step(self, x: Any, state: Any) -> tuple[Any, Any]:
-        activation = tanh if self.nonlinearity == "tanh" else relu
-        mixed = linear(x, self.weight_ih, self.bias_ih) + linear(state, self.weight_hh, self.bias_hh)
+        activation = ACTIVATIONS[self.nonlinearity]
+        mixed = linear(x, self.weight_ih, self.bias_ih) + linear(self.seen(state), self.weight_hh, self.bias_hh)
         hidden = activation(mixed).named("hidden")
         return hidden, hidden
+
+
+def _known(nonlinearity: str, name: str) -> str:
+    if nonlinearity not in ACTIVATIONS:
+        raise ArgumentError(f"{name}: no such nonlinearity", expected=" | ".join(ACTIVATIONS), got=repr(nonlinearity))
+    return nonlinearity
 
 
 class LSTMState(NamedTuple):
@@ -143,7 +53,7 @@ class LSTMState(NamedTuple):
     cell: Any
 
 
-class LSTMCell(_GatedCell):
+class LSTMCell(GatedCell):
     """Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000):
 
     i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)        input gate: what is written
@@ -154,15 +64,15 @@ class LSTMCell(_GatedCell):
     h' = o tanh(c')
     """
 
-    gates = 4
+    gates: ClassVar[tuple[str, ...]] = ("input_gate", "forget_gate", "candidate", "output_gate")
+    keeps: ClassVar[dict[str, int]] = {"forget_gate": 1, "input_gate": -1}
 
     def initial_state(self, batch_size: int) -> LSTMState:
-        zero = self.zeros(batch_size, self.hidden_size)
-        return LSTMState(zero, zero)
+        return LSTMState(self.zeros(batch_size, self.output_size), self.zeros(batch_size, self.hidden_size))
 
     def step(self, x: Any, state: Any) -> tuple[Any, LSTMState]:
         hidden, cell = state
-        gates = linear(x, self.weight_ih, self.bias_ih) + linear(hidden, self.weight_hh, self.bias_hh)
+        gates = linear(x, self.weight_ih, self.bias_ih) + linear(self.seen(hidden), self.weight_hh, self.bias_hh)
         i, f, g, o = split(gates, 4, axis=-1)
         input_gate = sigmoid(i).named("input_gate")
         forget_gate = sigmoid(f).named("forget_gate")
@@ -173,23 +83,187 @@ class LSTMCell(_GatedCell):
         return hidden, LSTMState(hidden, cell)
 
 
-class GRUCell(_GatedCell):
-    """Gated recurrent unit (Cho et al. 2014; reset after the product, as in cuDNN and PyTorch):
+class ProjectedLSTMCell(LSTMCell):
+    """LSTM with a recurrent projection to `proj_size` P features (Sak et al. 2014, section 2.2):
+
+    i, f, g, o, c' as in `LSTMCell`, of h (B, P)
+    h' = W_hr (o tanh(c'))                            what is shown, made smaller
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, proj_size: int, bias: bool = True, **named: Any) -> None:
+        if not 0 < proj_size < hidden_size:
+            raise ArgumentError(
+                f"{type(self).__name__}: a projection makes the hidden state smaller",
+                expected=f"0 < proj_size < hidden_size = {hidden_size}",
+                got=proj_size,
+            )
+        self.proj_size = proj_size
+        super().__init__(input_size, hidden_size, bias, **named)
+        self.weight_hr = self.drawn(proj_size, hidden_size)
+
+    @property
+    def output_size(self) -> int:
+        return self.proj_size
+
+    def step(self, x: Any, state: Any) -> tuple[Any, LSTMState]:
+        shown, (_, cell) = super().step(x, state)
+        hidden = linear(shown, self.weight_hr).named("projection")
+        return hidden, LSTMState(hidden, cell)
+
+
+class PeepholeLSTMCell(LSTMCell):
+    """LSTM whose gates see the memory itself, each unit its own (Gers and Schmidhuber 2000; Graves 2013, eq. 7 to 11):
+
+    i = sigmoid(W_ii x + b_ii + W_hi h + b_hi + p_i c)
+    f = sigmoid(W_if x + b_if + W_hf h + b_hf + p_f c)
+    g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+    c' = f c + i g
+    o = sigmoid(W_io x + b_io + W_ho h + b_ho + p_o c')
+    h' = o tanh(c')
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **named: Any) -> None:
+        super().__init__(input_size, hidden_size, bias, **named)
+        self.peephole_input = self.drawn(hidden_size)
+        self.peephole_forget = self.drawn(hidden_size)
+        self.peephole_output = self.drawn(hidden_size)
+
+    def step(self, x: Any, state: Any) -> tuple[Any, LSTMState]:
+        hidden, cell = state
+        gates = linear(x, self.weight_ih, self.bias_ih) + linear(self.seen(hidden), self.weight_hh, self.bias_hh)
+        i, f, g, o = split(gates, 4, axis=-1)
+        input_gate = sigmoid(i + self.peephole_input * cell).named("input_gate")
+        forget_gate = sigmoid(f + self.peephole_forget * cell).named("forget_gate")
+        candidate = tanh(g).named("candidate")
+        cell = (forget_gate * cell + input_gate * candidate).named("cell")
+        output_gate = sigmoid(o + self.peephole_output * cell).named("output_gate")
+        hidden = (output_gate * tanh(cell)).named("hidden")
+        return hidden, LSTMState(hidden, cell)
+
+
+class CoupledLSTMCell(LSTMCell):
+    """LSTM that forgets exactly where it writes (CIFG in Greff et al. 2017, section III):
+
+    i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)        input gate
+    g = tanh(W_ig x + b_ig + W_hg h + b_hg)           candidate
+    o = sigmoid(W_io x + b_io + W_ho h + b_ho)        output gate
+    f = 1 - i                                         forget gate
+    c' = f c + i g
+    h' = o tanh(c')
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("input_gate", "candidate", "output_gate")
+    keeps: ClassVar[dict[str, int]] = {"input_gate": -1}
+
+    def step(self, x: Any, state: Any) -> tuple[Any, LSTMState]:
+        hidden, cell = state
+        gates = linear(x, self.weight_ih, self.bias_ih) + linear(self.seen(hidden), self.weight_hh, self.bias_hh)
+        i, g, o = split(gates, 3, axis=-1)
+        input_gate = sigmoid(i).named("input_gate")
+        candidate = tanh(g).named("candidate")
+        output_gate = sigmoid(o).named("output_gate")
+        forget_gate = (1.0 - input_gate).named("forget_gate")
+        cell = (forget_gate * cell + input_gate * candidate).named("cell")
+        hidden = (output_gate * tanh(cell)).named("hidden")
+        return hidden, LSTMState(hidden, cell)
+
+
+class LayerNormLSTMCell(LSTMCell):
+    """LSTM with layer normalisation (Ba et al. 2016, eq. 20 to 22); LN has a gain and a bias for each unit:
+
+    i, f, g, o = LN(W_ih x) + LN(W_hh h) + b          over all four gates at once
+    c' = sigmoid(f) c + sigmoid(i) tanh(g)
+    h' = sigmoid(o) tanh(LN(c'))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **named: Any) -> None:
+        super().__init__(input_size, hidden_size, bias, **named)
+        self.bias_hh = None  # there is one bias
+        self.norm_ih = LayerNorm(4 * hidden_size, dtype=self._dtype)
+        self.norm_hh = LayerNorm(4 * hidden_size, dtype=self._dtype)
+        self.norm_cell = LayerNorm(hidden_size, dtype=self._dtype)
+
+    def step(self, x: Any, state: Any) -> tuple[Any, LSTMState]:
+        hidden, cell = state
+        gates = self.norm_ih(linear(x, self.weight_ih)) + self.norm_hh(linear(self.seen(hidden), self.weight_hh))
+        i, f, g, o = split(gates if self.bias_ih is None else gates + self.bias_ih, 4, axis=-1)
+        forget_gate, input_gate = sigmoid(f).named("forget_gate"), sigmoid(i).named("input_gate")
+        cell = (forget_gate * cell + input_gate * tanh(g).named("candidate")).named("cell")
+        output_gate = sigmoid(o).named("output_gate")
+        hidden = (output_gate * tanh(self.norm_cell(cell))).named("hidden")
+        return hidden, LSTMState(hidden, cell)
+
+
+class GRUCell(GatedCell):
+    """Gated recurrent unit (Cho et al. 2014):
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)        reset gate: how much of the past the candidate sees
     z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)        update gate: how much of the past is kept
-    n = tanh(W_in x + b_in + r (W_hn h + b_hn))       candidate
+    n = tanh(W_in x + b_in + r (W_hn h + b_hn))       candidate; reset after the product, as in cuDNN and PyTorch
+    n = tanh(W_in x + b_in + W_hn (r h) + b_hn)       where reset_after is False: as in the paper
     h' = (1 - z) n + z h
     """
 
-    gates = 3
+    gates: ClassVar[tuple[str, ...]] = ("reset_gate", "update_gate", "candidate")
+    keeps: ClassVar[dict[str, int]] = {"update_gate": 1}
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, *, reset_after: bool = True, **named: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, **named)
+        self.reset_after = reset_after
 
     def step(self, x: Any, state: Any) -> tuple[Any, Any]:
-        hidden = state
+        seen = self.seen(state)
         input_r, input_z, input_n = split(linear(x, self.weight_ih, self.bias_ih), 3, axis=-1)
-        hidden_r, hidden_z, hidden_n = split(linear(hidden, self.weight_hh, self.bias_hh), 3, axis=-1)
+        if self.reset_after:
+            hidden_r, hidden_z, hidden_n = split(linear(seen, self.weight_hh, self.bias_hh), 3, axis=-1)
+        else:
+            hidden_r, hidden_z = split(self.recurrent(seen, 0, 2), 2, axis=-1)
         reset_gate = sigmoid(input_r + hidden_r).named("reset_gate")
         update_gate = sigmoid(input_z + hidden_z).named("update_gate")
-        candidate = tanh(input_n + reset_gate * hidden_n).named("candidate")
-        hidden = ((1.0 - update_gate) * candidate + update_gate * hidden).named("hidden")
+        past = reset_gate * hidden_n if self.reset_after else self.recurrent(reset_gate * seen, 2, 3)
+        candidate = tanh(input_n + past).named("candidate")
+        hidden = ((1.0 - update_gate) * candidate + update_gate * state).named("hidden")
+        return hidden, hidden
+
+
+class MinimalGatedCell(GatedCell):
+    """Minimal gated unit: one gate both forgets and updates (Zhou et al. 2016, eq. 7):
+
+    f = sigmoid(W_if x + b_if + W_hf h + b_hf)        forget gate; an open one overwrites
+    n = tanh(W_in x + b_in + W_hn (f h) + b_hn)       candidate
+    h' = (1 - f) h + f n
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("forget_gate", "candidate")
+    keeps: ClassVar[dict[str, int]] = {"forget_gate": -1}
+
+    def step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        seen = self.seen(state)
+        input_f, input_n = split(linear(x, self.weight_ih, self.bias_ih), 2, axis=-1)
+        forget_gate = sigmoid(input_f + self.recurrent(seen, 0, 1)).named("forget_gate")
+        candidate = tanh(input_n + self.recurrent(forget_gate * seen, 1, 2)).named("candidate")
+        hidden = ((1.0 - forget_gate) * state + forget_gate * candidate).named("hidden")
+        return hidden, hidden
+
+
+class IndRNNCell(GatedCell):
+    """Independently recurrent cell: each unit sees its own past alone (Li et al. 2018, eq. 2); weight_hh is u (H,):
+
+    h' = relu(W_ih x + u h + b_ih)                    or tanh in place of relu
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "relu", **named: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, **named)
+        self.nonlinearity = _known(nonlinearity, "IndRNNCell")
+        self.bias_hh = None  # there is one bias
+        self.weight_hh = Parameter(init.uniform_(zeros(hidden_size, dtype=self._dtype), rng=self._rng))
+
+    def step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        activation = ACTIVATIONS[self.nonlinearity]
+        mixed = linear(x, self.weight_ih, self.bias_ih) + self.weight_hh * self.seen(state)
+        hidden = activation(mixed).named("hidden")
         return hidden, hidden

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,16 +80,75 @@ def _orthogonal(rows: int, columns: int, rng: Rng) -> np.ndarray[Any, Any]:
     return made
 
 
-def forget_bias_(cell: Any, value: float = 1.0) -> None:
-    """Set the forget gate's bias of an LSTM cell, so that memory is kept at first (Jozefowicz et al. 2015).
+# --- What papers do with recurrent cells; each goes through a cell, a layer, or a whole model ---
 
-    `cell.bias_ih` holds the gates i, f, g, o one after another; `bias_hh` of the forget gate becomes 0.
+
+def orthogonal_recurrent_(module: Any, gain: float = 1.0, rng: Rng = None) -> None:
+    """Every gate's recurrent matrix orthogonal, times `gain` (Saxe et al. 2014).
 
     Raises:
-        ArgumentError: for a cell without it.
+        ArgumentError: where the module holds no cell that has one.
     """
-    size = cell.hidden_size
-    if getattr(cell, "bias_ih", None) is None or cell.bias_ih.shape != (4 * size,):
-        raise ArgumentError("forget_bias_: no bias of a forget gate", expected="an LSTMCell with bias", got=repr(cell))
-    for bias, wanted in ((cell.bias_ih, value), (cell.bias_hh, 0.0)):
-        bias.detach()[size : 2 * size] = wanted
+    for cell in _cells("orthogonal_recurrent_", module, "a recurrent matrix", lambda c: c.weight_hh.ndim == 2):
+        orthogonal_(cell.weight_hh, gain, rng, blocks=len(cell.gates))
+
+
+def forget_bias_(module: Any, value: float = 1.0) -> None:
+    """The forget gates' bias of LSTM cells, so that memory is kept at first (Jozefowicz et al. 2015).
+
+    The bias of the input takes the value, that of the past becomes 0.
+
+    Raises:
+        ArgumentError: where the module holds no cell that has one.
+    """
+    for cell in _cells("forget_bias_", module, "a bias of a forget gate", lambda c: c.keeps.get("forget_gate") == 1):
+        _set_bias(cell, "forget_gate", value)
+
+
+def chrono_(module: Any, longest: int, rng: Rng = None) -> None:
+    """Biases for memories of 1 to `longest` steps, spread over the units (Tallec and Ollivier 2018, eq. 16).
+
+    b = log(u), u uniform in [1, longest - 1): the bias of a gate that keeps when open (an LSTM's forget gate, a GRU's
+    update gate); -b, of the same u, that of a gate that overwrites when open (an LSTM's input gate).
+
+    Raises:
+        ArgumentError: for `longest` under 2, and where the module holds no cell with such a gate and bias.
+    """
+    if not longest >= 2:
+        raise ArgumentError("chrono_: the longest memory is 2 steps or more", got=longest)
+    for cell in _cells("chrono_", module, "a bias of a gate that keeps or overwrites", lambda c: bool(c.keeps)):
+        kept = np.log(generator(rng).uniform(1.0, max(longest - 1.0, 1.0), cell.hidden_size))
+        for gate, sign in cell.keeps.items():
+            _set_bias(cell, gate, sign * kept)
+
+
+def identity_(module: Any, scale: float = 1.0) -> None:
+    """Recurrent matrices of cells without gates the identity times `scale`, biases 0 (IRNN, Le et al. 2015).
+
+    With the nonlinearity "relu" the state is then carried on unchanged where nothing comes in.
+
+    Raises:
+        ArgumentError: where the module holds no such cell.
+    """
+    for cell in _cells("identity_", module, "one recurrent matrix, and no gates", lambda c: len(c.gates) == 1):
+        _filled(cell.weight_hh, scale * (np.eye(cell.hidden_size) if cell.weight_hh.ndim == 2 else 1.0))
+        for bias in (cell.bias_ih, cell.bias_hh):
+            if bias is not None:
+                zeros_(bias)
+
+
+def _cells(name: str, module: Any, what: str, fits: Callable[[Any], bool]) -> list[Any]:
+    """The cells in a module that fit."""
+    every = [part for part in module.modules() if hasattr(part, "gates") and hasattr(part, "weight_hh")]
+    found = [cell for cell in every if fits(cell) and (cell.bias_ih is not None or "bias" not in what)]
+    if not found:
+        raise ArgumentError(f"{name}: no cell in it has {what}", got=repr(module).split("\n")[0])
+    return found
+
+
+def _set_bias(cell: Any, gate: str, value: Any) -> None:
+    first = cell.gates.index(gate) * cell.hidden_size
+    rows = slice(first, first + cell.hidden_size)
+    cell.bias_ih.detach()[rows] = value
+    if cell.bias_hh is not None:
+        cell.bias_hh.detach()[rows] = 0.0

@@ -8,21 +8,28 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.create import zeros
+from ..autograd.nest import leaves, like, map_nest, structure
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, ShapeError
-from .cells import Cell, GRUCell, LSTMCell, RNNCell
-from .module import Module
-from .nest import map_nest
-from .recurrent import Recurrent, Stacked, stacked_state, unstacked_state
+from ..ops.shape import stack
+from .cell import Cell, GatedCell
+from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from .module import Module, Parameter
+from .recurrent import Bidirectional, Lengths, OverTime, Recurrent, Stacked
 
 
-class _Layers(Module):
-    """Cells of one kind in `num_layers` layers.
+class Layers(OverTime):
+    """Cells of one kind in `num_layers` layers, each in one direction or both.
 
-    The parameters' names are PyTorch's: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l1`, ...
+    The parameters' names are PyTorch's: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`,
+    `weight_ih_l0_reverse`, ..., `weight_ih_l1`, ...
     """
 
-    make: Callable[..., Cell]
+    batch_axis = 1
+
+    #: Makes one cell, from the sizes of its input and its state.
+    make: Callable[..., GatedCell]
 
     def __init__(
         self,
@@ -33,134 +40,176 @@ class _Layers(Module):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        bidirectional: bool = False,
+        learned_state: bool = False,
+        checkpoint: str | int | None = None,
         dtype: Any = None,
         rng: np.random.Generator | None = None,
         **of_cell: Any,
     ) -> None:
+        name = type(self).__name__
         if num_layers < 1:
-            raise ArgumentError(f"{type(self).__name__}: at least one layer", got=f"num_layers={num_layers}")
+            raise ArgumentError(f"{name}: at least one layer", got=f"num_layers={num_layers}")
         if not 0.0 <= dropout <= 1.0:
-            raise ArgumentError(f"{type(self).__name__}: not a probability", expected="0 <= dropout <= 1", got=dropout)
+            raise ArgumentError(f"{name}: not a probability", expected="0 <= dropout <= 1", got=dropout)
         if dropout and num_layers == 1:
             warnings.warn(
                 "dropout acts between layers, and there is one layer: it has no effect", UserWarning, stacklevel=3
             )
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.batch_first = batch_first
-        cells = [
-            type(self).make(hidden_size if i else input_size, hidden_size, bias, dtype=dtype, rng=rng, **of_cell)
-            for i in range(num_layers)
-        ]
-        self._stack = Stacked([Recurrent(cell) for cell in cells], dropout, rng)
+        self._cells: dict[str, GatedCell] = {}
+        self.num_layers, self.batch_first, self.bidirectional = num_layers, batch_first, bidirectional
+        size, layers = input_size, []
+        for i in range(num_layers):
+            there = type(self).make(size, hidden_size, bias, dtype=dtype, rng=rng, **of_cell)
+            self._cells[f"l{i}"] = there
+            layer: OverTime = Recurrent(there, checkpoint=checkpoint)
+            size = there.output_size
+            if bidirectional:
+                back = type(self).make(there.input_size, hidden_size, bias, dtype=dtype, rng=rng, **of_cell)
+                self._cells[f"l{i}_reverse"] = back
+                layer = Bidirectional(layer, Recurrent(back, reverse=True, checkpoint=checkpoint))
+                size *= 2
+            layers.append(layer)
+        self._stack = Stacked(layers, dropout, rng)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self._learned: list[str] = []
+        if learned_state:
+            zero = self.cells[0].initial_state(1)
+            names = getattr(type(zero), "_fields", ("hidden",))
+            for part, of in zip(leaves(zero), names):
+                self._learned.append(f"initial_{of}")
+                first = zeros(len(self.cells), part.shape[1], dtype=part.dtype)
+                super().__setattr__(f"initial_{of}", Parameter(first))
 
     @property
-    def cells(self) -> list[Cell]:
-        """The cells, lowest layer first."""
-        return [layer.cell for layer in self._stack.layers if isinstance(layer, Recurrent)]
+    def cells(self) -> list[GatedCell]:
+        """The cells: lowest layer first, in each the forward direction first."""
+        return list(self._cells.values())
 
     def _named_tensors(self, chosen: Callable[[Module], Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:
-        for i, cell in enumerate(self.cells):
-            for name, tensor in chosen(cell):
-                yield f"{name}_l{i}", tensor
+        for suffix, cell in self._cells.items():
+            for name, tensor in cell._named_tensors(chosen):
+                yield f"{name}_{suffix}", tensor
         yield from chosen(self)  # what a subclass adds
         for name, child in self.named_children():
             for below, tensor in child._named_tensors(chosen) if child is not self._stack else ():
                 yield f"{name}.{below}", tensor
 
+    def _owner(self, name: str) -> tuple[Cell | None, str]:
+        """The cell that holds the parameter of that name, and its name there."""
+        stem, _, suffix = name.rpartition("_l")
+        cell = vars(self).get("_cells", {}).get(f"l{suffix}")
+        return (cell, stem) if cell is not None and stem in vars(cell) else (None, name)
+
     def __setattr__(self, name: str, value: Any) -> None:
-        stem, _, layer = name.rpartition("_l")
-        if layer.isdecimal() and int(layer) < self.num_layers and stem in vars(self.cells[int(layer)]):
-            setattr(self.cells[int(layer)], stem, value)
+        cell, stem = self._owner(name)
+        if cell is not None:
+            setattr(cell, stem, value)
         else:
             super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and "_l" in name:
-            for known, parameter in self.named_parameters():
-                if known == name:
-                    return parameter
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        cell, stem = self._owner(name)
+        if cell is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(cell, stem)
 
-    def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
-        """Outputs of the last layer, and the state after the last step, (num_layers, B, H) or a tuple of such."""
-        x = as_tensor(x)
-        if x.ndim not in (2, 3):
+    def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
+        # Inside, the states are those of the cells, one after another; outside, theirs stacked.
+        batch_size = x.shape[1]
+        if state is None and self._learned:
+            learned = (getattr(self, name).expand_dims(1) for name in self._learned)
+            zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
+            state = like(zero, (part.broadcast_to(of.shape) for part, of in zip(learned, leaves(zero))))
+        given = None
+        if state is not None:
+            each = self._unstacked(state, batch_size)
+            given = [tuple(each[2 * i : 2 * i + 2]) if self.bidirectional else each[i] for i in range(self.num_layers)]
+        outputs, states = self._stack.run(x, given, lengths)
+        return outputs, stacked_state([one for pair in states for one in pair] if self.bidirectional else list(states))
+
+    def _unstacked(self, state: Any, batch_size: int) -> list[Any]:
+        """A nest of (layers, B, H) as a list of nests."""
+        zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
+        if structure(state) != structure(zero):
             raise ShapeError(
-                f"{type(self).__name__}: x is a sequence", expected="(T, B, I), or (T, I) without a batch", got=x.shape
+                f"{type(self).__name__}: the state does not fit",
+                expected=f"{structure(zero)}: (layers times directions, batch, features)",
+                got=structure(state),
             )
-        if x.shape[-1] != self.input_size:
-            raise ShapeError(
-                f"{type(self).__name__}: the number of features differs",
-                expected=f"(..., {self.input_size})",
-                got=x.shape,
-            )
-        unbatched, turned = x.ndim == 2, x.ndim == 3 and self.batch_first
-        if unbatched:
-            x = x.expand_dims(1)
-            state = map_nest(lambda part: as_tensor(part).expand_dims(1), state) if state is not None else None
-        if turned:
-            x = x.permute_dims((1, 0, 2))
-        given = unstacked_state(state, self.num_layers) if state is not None else None
-        outputs, states = self._stack(x, given)
-        final = stacked_state(states)
-        if unbatched:
-            outputs, final = outputs.squeeze(1), map_nest(lambda part: part.squeeze(1), final)
-        return outputs.permute_dims((1, 0, 2)) if turned else outputs, final
+        state = map_nest(lambda _, given: as_tensor(given), zero, state)
+        return [map_nest(lambda part, i=i: part[i], state) for i in range(len(self.cells))]
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
+        both = ", bidirectional=True" if self.bidirectional else ""
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}{both}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-class RNN(_Layers):
+def stacked_state(states: list[Any]) -> Any:
+    """Nests of (B, H), one a layer, as one nest of (layers, B, H)."""
+    return map_nest(lambda *parts: stack(parts), *states)
+
+
+class RNN(Layers):
     """Simple recurrent layers; see `RNNCell` for the equation.
 
     Args:
         input_size: features of x, I.
         hidden_size: features of the state and the output, H.
-        num_layers: layers one above another.
+        num_layers: layers one above another, L.
         nonlinearity: "tanh" or "relu".
         bias: whether there are bias_ih and bias_hh.
         batch_first: x and output are (B, T, ...) instead of (T, B, ...).
         dropout: probability with which an output is dropped before the next layer, in training.
+        bidirectional: each layer has a second cell that reads in reverse; outputs are side by side. D = 2, else 1.
+        learned_state: the initial state is learned (`initial_hidden`, (L D, H)) where none is given.
+        checkpoint: memory for time, as in `tg.scan`.
         dtype: float32 or float64; the default dtype where None.
         rng: a numpy.random.Generator for the parameters and dropout.
 
-    `layer(x, state=None)` takes x (T, B, I), or (T, I) without a batch, and a state (num_layers, B, H), zeros where
-    None; it returns the last layer's outputs (T, B, H) and the final state.
+    `layer(x, state=None, lengths=None)` takes x (T, B, I), or (T, I) without a batch, a state (L D, B, H), and lengths
+    (B,); it returns the last layer's outputs (T, B, D H) and the final state. See `OverTime`.
     """
 
     make = RNNCell
 
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh", **named: Any
-    ) -> None:
-        super().__init__(input_size, hidden_size, num_layers, nonlinearity=nonlinearity, **named)
 
-
-class LSTM(_Layers):
+class LSTM(Layers):
     """Long short-term memory layers; see `LSTMCell` for the equations.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, dtype, rng: as for `RNN`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint, dtype, rng: as for
+            `RNN`.
+        learned_state: the initial state is learned (`initial_hidden`, `initial_cell`) where none is given.
+        proj_size: where not 0, the output and the hidden state are projected to so many features P (see
+            `ProjectedLSTMCell`), with weights `weight_hr_l0`, ...
 
-    `layer(x, state=None)` takes x (T, B, I), or (T, I) without a batch, and a state (h, c), each (num_layers, B, H),
-    zeros where None; it returns the last layer's outputs (T, B, H) and the final (h, c).
+    `layer(x, state=None, lengths=None)` takes x (T, B, I), or (T, I) without a batch, a state (h, c) of (L D, B, P or
+    H) and (L D, B, H), and lengths (B,); it returns the last layer's outputs (T, B, D P or D H) and the final (h, c).
+    See `OverTime`.
     """
 
-    make = LSTMCell
+    @staticmethod
+    def make(input_size: int, hidden_size: int, bias: bool, *, proj_size: int = 0, **named: Any) -> GatedCell:
+        if proj_size:
+            return ProjectedLSTMCell(input_size, hidden_size, proj_size, bias, **named)
+        return LSTMCell(input_size, hidden_size, bias, **named)
 
 
-class GRU(_Layers):
+class GRU(Layers):
     """Gated recurrent unit layers; see `GRUCell` for the equations.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, dtype, rng: as for `RNN`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, learned_state, checkpoint,
+            dtype, rng: as for `RNN`.
+        reset_after: whether the reset gate acts after the product, as in PyTorch and cuDNN, or before it, as in Cho et
+            al. 2014.
 
-    `layer(x, state=None)` takes x (T, B, I), or (T, I) without a batch, and a state (num_layers, B, H), zeros where
-    None; it returns the last layer's outputs (T, B, H) and the final state.
+    `layer(x, state=None, lengths=None)` takes x (T, B, I), or (T, I) without a batch, a state (L D, B, H), and lengths
+    (B,); it returns the last layer's outputs (T, B, D H) and the final state. See `OverTime`.
     """
 
     make = GRUCell

@@ -211,7 +211,7 @@ class ModuleList(Module):
     def __len__(self) -> int:
         return len(self._list)
 
-    def __iter__(self) -> Iterator[Module]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._list)
 
 

@@ -1,112 +1,260 @@
-"""Time: a cell run over a sequence, layers one above another. No gate is known here."""
+"""Time: a cell run over a sequence, in both directions, layers one above another. No gate is known here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..autograd.tape import Place, thread
-from ..autograd.tensor import as_tensor
-from ..errors import ShapeError, TinygradError
+import numpy as np
+
+from ..autograd.nest import map_nest
+from ..autograd.tape import Place
+from ..autograd.tensor import Tensor, as_tensor
+from ..compiler.run import at, unrolled
+from ..errors import ArgumentError, ShapeError
 from ..ops.random import dropout
-from ..ops.shape import permute_dims, stack
-from .cells import Cell
+from ..ops.shape import concat, permute_dims
+from .cell import Cell, attached
+from .lengths import checked_lengths, over_live_rows
 from .module import Module, ModuleList
-from .nest import leaves, map_nest
+
+Lengths = np.ndarray[Any, Any] | None
 
 
-class Recurrent(Module):
+class OverTime(Module):
+    """What every layer over time shares: which axis is time, which the batch, and how long each row is.
+
+    `layer(x, state=None, lengths=None)` takes
+
+    x          (T, B, I); (B, T, I) where `batch_first`; (T, I) without a batch
+    state      a nest as the layer returns it; its own initial state where None
+    lengths    (B,) ints from 0 to T, in any order: how many steps of each row there are; all where None. What is behind
+               them is never read.
+
+    and returns the outputs (T, B, H), which are 0 past a row's length, and the final state, each row's at its last step
+    (with `reverse`, its first; there the row starts at its last step).
+
+    Raises:
+        ShapeError, DtypeError, ArgumentError: where x, state or lengths do not fit, naming layer, direction and step.
+        GraphError: for a state that hangs on a graph which backward has freed.
+    """
+
+    batch_first = False
+    #: Which axis of a state is the batch.
+    batch_axis = 0
+
+    def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
+        x, name = as_tensor(x), type(self).__name__
+        state = attached(state, name)
+        if x.ndim not in (2, 3):
+            raise ShapeError(
+                f"{name}: x is a sequence",
+                expected=f"{'(B, T, I)' if self.batch_first else '(T, B, I)'}, or (T, I) without a batch",
+                got=x.shape,
+            )
+        if x.ndim == 2:
+            if lengths is not None:
+                raise ShapeError(f"{name}: lengths are of the rows of a batch", expected="x (T, B, I)", got=x.shape)
+            return self._unbatched(x, state)
+        if self.batch_first:
+            x = permute_dims(x, (1, 0, 2))
+        steps, batch_size = x.shape[:2]
+        if lengths is not None:
+            lengths = checked_lengths(lengths, steps, batch_size, name)
+        outputs, state = self.run(x, state, lengths)
+        return permute_dims(outputs, (1, 0, 2)) if self.batch_first else outputs, state
+
+    def _unbatched(self, x: Tensor, state: Any) -> tuple[Any, Any]:
+        axis = self.batch_axis
+        batched = map_nest(lambda part: part.expand_dims(axis), state)
+        outputs, state = self.run(x.expand_dims(1), batched, None)
+        return outputs.squeeze(1), map_nest(lambda part: part.squeeze(axis), state)
+
+    def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
+        """The layer on x (T, B, I)."""
+        raise NotImplementedError
+
+    def step(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """One step, for streams: x (B, I) or (I,) and a state -> the output (B, H) or (H,), and the new state.
+
+        Step after step gives what the whole sequence gives. In training, masks that hold for a sequence are drawn at
+        each call.
+
+        Raises:
+            ArgumentError: for a layer that reads from the end.
+        """
+        x, state = as_tensor(x), attached(state, type(self).__name__)
+        if x.ndim not in (1, 2):
+            raise ShapeError(f"{type(self).__name__}: x is one step", expected="(B, I) or (I,)", got=x.shape)
+        self.refuse_reverse()
+        if x.ndim == 1:
+            outputs, state = self._unbatched(x.expand_dims(0), state)
+        else:
+            outputs, state = self.run(x.expand_dims(0), state, None)
+        return outputs[0], state
+
+    def refuse_reverse(self) -> None:
+        """Raise where the layer, or one inside it, reads from the end of a sequence."""
+        for module in self.modules():
+            if isinstance(module, Recurrent) and module.reverse:
+                raise ArgumentError(
+                    f"{type(self).__name__}: a stream has no end to start from",
+                    expected="layers that read forwards",
+                    got=str(module.place),
+                )
+
+    def numbered(self, layer: int) -> int:
+        """Take `layer` as the number of the lowest layer inside; returns the number that comes next."""
+        raise NotImplementedError
+
+
+class Recurrent(OverTime):
     """A cell run over time: step t takes x[t] and the state that step t - 1 returned.
 
     Args:
         cell: one step.
         batch_first: x is (B, T, I) instead of (T, B, I), the output likewise.
         reverse: run from the last step to the first.
+        checkpoint: memory for time, as in `tg.scan`: None, "sqrt", or an int.
 
-    `layer(x, state=None)` takes x (T, B, I), or (T, I) without a batch, and a state as `cell.initial_state` makes it
-    (zeros where None). It returns the outputs (T, B, H), and the state after the last step run.
-
-    Raises:
-        ShapeError: where x or the state do not fit. What goes wrong inside the cell names layer, direction and step.
+    Call it as `OverTime` says.
     """
 
-    def __init__(self, cell: Cell, batch_first: bool = False, reverse: bool = False) -> None:
-        self.cell, self.batch_first, self.reverse = cell, batch_first, reverse
+    def __init__(
+        self, cell: Cell, batch_first: bool = False, reverse: bool = False, *, checkpoint: str | int | None = None
+    ) -> None:
+        if not isinstance(cell, Cell):
+            raise ArgumentError("Recurrent: this runs a cell", expected="a tg.nn.Cell", got=type(cell).__name__)
+        self.cell, self.batch_first, self.reverse, self.checkpoint = cell, batch_first, reverse, checkpoint
         self.layer = 0
 
-    def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
-        x = as_tensor(x)
-        if x.ndim == 2:
-            batched = map_nest(lambda part: as_tensor(part).expand_dims(0), state) if state is not None else None
-            outputs, state = self._run(x.expand_dims(1), batched)
-            return outputs.squeeze(1), map_nest(lambda part: part.squeeze(0), state)
-        if x.ndim != 3:
-            raise ShapeError("Recurrent: x is a sequence", expected="(T, B, I), or (T, I) without a batch", got=x.shape)
-        if self.batch_first:
-            outputs, state = self._run(permute_dims(x, (1, 0, 2)), state)
-            return permute_dims(outputs, (1, 0, 2)), state
-        return self._run(x, state)
+    @property
+    def place(self) -> Place:
+        """Where in a net its operations are."""
+        return Place(self.cell.title, self.layer, self.reverse)
 
-    def _run(self, x: Any, state: Any) -> tuple[Any, Any]:
-        steps, batch_size = x.shape[:2]
-        if steps == 0:
-            raise ShapeError("Recurrent: the sequence is empty", expected="T >= 1", got=x.shape)
-        state = self.cell.fitted(state, batch_size)
-        outputs: list[Any] = [None] * steps
-        recording = thread.state
-        outer, name = recording.place, type(self.cell).__name__
-        try:
-            for t in range(steps - 1, -1, -1) if self.reverse else range(steps):
-                recording.place = Place(name, self.layer, self.reverse, t)
-                outputs[t], state = self.cell.step(x[t], state)
-        except TinygradError as trouble:
-            trouble.args = (f"{trouble}\n  in {recording.place}",)
-            raise
-        except Exception as trouble:
-            if hasattr(trouble, "add_note"):  # Python 3.11
-                trouble.add_note(f"in {recording.place}")
-            raise
-        finally:
-            recording.place = outer
-        return stack(outputs), state
+    def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
+        cell, place = self.cell.for_sequence(), self.place
+
+        def step(state: Any, x: Any) -> tuple[Any, Any]:
+            output, new = cell.step(x, state)
+            return new, output
+
+        def over(x: Any, state: Any, first: int) -> tuple[Any, Any]:
+            state, outputs = unrolled(step, state, x, place, first=first, checkpoint=self.checkpoint)
+            return outputs, state
+
+        with at(place):
+            cell.check_features(x)
+            state = cell.fitted(state, x.shape[1])
+        return over(x, state, 0) if lengths is None else over_live_rows(over, x, state, lengths, place)
+
+    def numbered(self, layer: int) -> int:
+        self.layer = layer
+        return layer + 1
 
 
-class Stacked(Module):
+def layer_of(part: Any, name: str, reverse: bool | None = None) -> OverTime:
+    """A layer over time: the one given, or of the cell given."""
+    layer = Recurrent(part, reverse=bool(reverse)) if isinstance(part, Cell) else part
+    if not isinstance(layer, OverTime):
+        raise ArgumentError(
+            f"{name}: this combines layers over time", expected="layers such as Recurrent, or cells", got=repr(part)
+        )
+    return layer
+
+
+def one_order(layers: Sequence[OverTime], name: str, batch_first: bool) -> bool:
+    """Whether the batch comes first: as said, or as all layers inside say."""
+    inside = {layer.batch_first for layer in layers}
+    if inside == {True, False}:
+        raise ArgumentError(
+            f"{name}: some layers inside have batch_first and some have not", hint=f"{name}(..., batch_first=True)"
+        )
+    return batch_first or inside == {True}
+
+
+class Bidirectional(OverTime):
+    """Two layers over the same sequence, one from each end, their outputs side by side (Schuster and Paliwal 1997).
+
+    y_t = [forward_t, backward_t]
+
+    Args:
+        forward: a layer, or a cell.
+        backward: a layer that reads in reverse, or a cell.
+        batch_first: x is (B, T, I) instead of (T, B, I), the output likewise.
+
+    The state is (that of forward, that of backward). Call it as `OverTime` says.
+    """
+
+    def __init__(self, forward: Any, backward: Any, batch_first: bool = False) -> None:
+        self.forwards = layer_of(forward, "Bidirectional", False)
+        self.backwards = layer_of(backward, "Bidirectional", True)
+        for layer, reverse in ((self.forwards, False), (self.backwards, True)):
+            if getattr(layer, "reverse", reverse) is not reverse:
+                raise ArgumentError(
+                    "Bidirectional: one layer reads forwards, the other in reverse",
+                    expected=f"reverse={reverse}",
+                    got=str(getattr(layer, "place", layer)),
+                )
+        self.batch_first = one_order((self.forwards, self.backwards), "Bidirectional", batch_first)
+
+    def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
+        states = (None, None) if state is None else state
+        if not isinstance(states, (tuple, list)) or len(states) != 2:
+            raise ShapeError(
+                "Bidirectional: a state for each direction", expected="(forward, backward)", got=_count(states)
+            )
+        there, first = self.forwards.run(x, states[0], lengths)
+        back, second = self.backwards.run(x, states[1], lengths)
+        return concat([there, back], -1), (first, second)
+
+    def numbered(self, layer: int) -> int:
+        return max(self.forwards.numbered(layer), self.backwards.numbered(layer))
+
+
+class Stacked(OverTime):
     """Layers one above another: the outputs of one are the inputs of the next.
 
     Args:
-        layers: `Recurrent` layers.
+        layers: layers over time, or cells.
         dropout: probability with which an output is dropped before the next layer, in training.
+        rng: a numpy.random.Generator for it.
+        batch_first: x is (B, T, I) instead of (T, B, I), the output likewise.
 
-    `stacked(x, state=None)` returns the outputs of the last layer, and the list of the layers' final states.
+    The state is a tuple of the layers' states. Call it as `OverTime` says.
     """
 
-    def __init__(self, layers: Sequence[Recurrent], dropout: float = 0.0, rng: Any = None) -> None:
-        self.layers = ModuleList(layers)
+    def __init__(
+        self, layers: Sequence[Any], dropout: float = 0.0, rng: Any = None, *, batch_first: bool = False
+    ) -> None:
+        self.layers = ModuleList([layer_of(layer, "Stacked") for layer in layers])
+        if not len(self.layers):
+            raise ArgumentError("Stacked: at least one layer", got="none")
+        if not 0.0 <= dropout <= 1.0:
+            raise ArgumentError("Stacked: not a probability", expected="0 <= dropout <= 1", got=dropout)
         self.dropout, self.rng = dropout, rng
-        for i, layer in enumerate(layers):
-            layer.layer = i
+        self.batch_first = one_order(list(self.layers), "Stacked", batch_first)
+        self.numbered(0)
 
-    def forward(self, x: Any, state: Any = None) -> tuple[Any, list[Any]]:
+    def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
         count = len(self.layers)
-        states = [None] * count if state is None else list(state)
-        if len(states) != count:
-            raise ShapeError("Stacked: one state for each layer", expected=count, got=len(states))
-        for i, layer in enumerate(self.layers):
+        states = [None] * count if state is None else state
+        if not isinstance(states, (tuple, list)) or len(states) != count:
+            raise ShapeError("Stacked: one state for each layer", expected=count, got=_count(states))
+        final = []
+        for i, (layer, given) in enumerate(zip(self.layers, states)):
             if i:
                 x = dropout(x, self.dropout, self.training, self.rng)
-            x, states[i] = layer(x, states[i])
-        return x, states
+            x, end = layer.run(x, given, lengths)
+            final.append(end)
+        return x, tuple(final)
+
+    def numbered(self, layer: int) -> int:
+        for inside in self.layers:
+            layer = inside.numbered(layer)
+        return layer
 
 
-def stacked_state(states: Sequence[Any]) -> Any:
-    """Nests of (B, H), one a layer, as one nest of (layers, B, H)."""
-    return map_nest(lambda *parts: stack(parts), *states)
-
-
-def unstacked_state(state: Any, count: int) -> list[Any]:
-    """The reverse: a nest of (layers, B, H) as a list of nests."""
-    for leaf in leaves(state):
-        if not leaf.ndim or leaf.shape[0] != count:
-            raise ShapeError("state: the first axis is that of layers", expected=f"({count}, B, H)", got=leaf.shape)
-    return [map_nest(lambda part, i=i: part[i], state) for i in range(count)]
+def _count(states: Any) -> str:
+    return str(len(states)) if isinstance(states, (tuple, list)) else type(states).__name__

@@ -56,6 +56,13 @@ class Draws:
     def __exit__(self, *trouble: object) -> None:
         _thread.draws = tuple(draws for draws in _thread.draws if draws is not self)
 
+    def take_back(self) -> None:
+        """Set the generators back to where they stood before."""
+        for rng, state in self.given.values():
+            rng.bit_generator.state = state
+        if self.own is not None:
+            generator().bit_generator.state = self.own.bit_generator.state
+
     @contextlib.contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside, the generators give the same numbers again; afterwards they stand where they stood."""

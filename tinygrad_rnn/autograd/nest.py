@@ -1,0 +1,54 @@
+"""Nests: tensors in tuples (plain or named), lists and dictionaries, to any depth. A recurrent state is one.
+
+None is a nest without leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
+    """The nest of function(leaf, ...) over nests of the same structure, in the types of the first."""
+    first = nests[0]
+    if isinstance(first, dict):
+        return {key: map_nest(function, *[nest[key] for nest in nests]) for key in first}
+    if not isinstance(first, (tuple, list)):
+        return None if first is None else function(*nests)
+    parts = [map_nest(function, *group) for group in zip(*nests)]
+    return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+
+
+def leaves(nest: Any) -> Iterator[Any]:
+    """The leaves in order."""
+    if isinstance(nest, (tuple, list, dict)):
+        for part in nest.values() if isinstance(nest, dict) else nest:
+            yield from leaves(part)
+    elif nest is not None:
+        yield nest
+
+
+def like(nest: Any, values: Iterator[Any]) -> Any:
+    """The same nest with other leaves, taken in order."""
+    return map_nest(lambda _: next(values), nest)
+
+
+def structure(nest: Any, leaf: Callable[[Any], str] | None = None) -> str:
+    """The structure in words: `(tensor (2, 3), tensor (2, 3))`; what stands for a leaf can be chosen."""
+    if isinstance(nest, dict):
+        return f"{{{', '.join(f'{key}: {structure(part, leaf)}' for key, part in nest.items())}}}"
+    if isinstance(nest, (tuple, list)):
+        return f"({', '.join(structure(part, leaf) for part in nest)})"
+    if nest is None:
+        return "None"
+    return (leaf or _in_words)(nest)
+
+
+def skeleton(nest: Any) -> str:
+    """The structure without its leaves' shapes."""
+    return structure(nest, lambda _: "*")
+
+
+def _in_words(leaf: Any) -> str:
+    return f"tensor {tuple(leaf.shape)}" if hasattr(leaf, "shape") else type(leaf).__name__

@@ -1,0 +1,179 @@
+"""What a cell is: one step of a recurrent network. It knows no time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..autograd.create import zeros
+from ..autograd.nest import leaves, map_nest, structure
+from ..autograd.tape import thread
+from ..autograd.tensor import Tensor, as_tensor
+from ..errors import ArgumentError, GraphError, ShapeError
+from ..ops.contract import linear
+from . import init
+from .module import Module, Parameter
+
+
+class Cell(Module):
+    """Base class of cells: define `step`, and `initial_state` where the state is not one tensor (B, hidden_size).
+
+    `step(x, state)` takes x (B, I) and a state (any nest of tuples of tensors (B, ...)) and returns (output (B, H),
+    new state). Called, a cell returns the new state alone, as PyTorch's do.
+    """
+
+    input_size: int
+    hidden_size: int
+
+    #: The gates in the order in which their rows stand in the weights, and for those that decide what the memory keeps
+    #: whether an open gate keeps it (1) or overwrites it (-1). `init` reads both.
+    gates: ClassVar[tuple[str, ...]] = ("hidden",)
+    keeps: ClassVar[dict[str, int]] = {}
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first step."""
+        return self.zeros(batch_size, self.hidden_size)
+
+    def step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        """One step: (output, new state)."""
+        raise TypeError(f"{type(self).__name__} does not define step(x, state)")
+
+    def zeros(self, batch_size: int, n: int) -> Tensor:
+        """State of shape (batch_size, n), zero, in the parameters' dtype."""
+        first = next(iter(self.parameters()), None)
+        return zeros(batch_size, n, dtype=first.dtype if first is not None else None)
+
+    def seen(self, hidden: Any) -> Any:
+        """The past as products and gates see it: itself; under `VariationalDropout` a part of it.
+
+        A cell that also carries its past along past the products (as a GRU does) calls this for the products.
+        """
+        return hidden
+
+    @property
+    def title(self) -> str:
+        """The cell's name in messages and pictures."""
+        return type(self).__name__
+
+    def for_sequence(self) -> Cell:
+        """The cell to run over one sequence: this one, with drawn what is drawn once a sequence."""
+        return self
+
+    def with_attributes(self, **changed: Any) -> Cell:
+        """A copy that shares the parameters, with other attributes; dots lead to those of modules inside."""
+        made = copy.copy(self)
+        for name, value in changed.items():
+            owner: Any = made
+            *path, last = name.split(".")
+            for part in path:
+                inside = copy.copy(getattr(owner, part))
+                setattr(owner, part, inside)
+                owner = inside
+            vars(owner)[last] = value
+        return made
+
+    def fitted(self, state: Any, batch_size: int) -> Any:
+        """The state given, in the nest that `initial_state` makes; that itself where None.
+
+        Raises:
+            ShapeError: where nest or shapes differ; broadcasting a state is mostly a mistake.
+        """
+        zero = self.initial_state(batch_size)
+        if state is None:
+            return map_nest(as_tensor, zero)
+        if structure(state) != structure(zero):
+            raise ShapeError(f"{self.title}: the state does not fit", expected=structure(zero), got=structure(state))
+        return map_nest(lambda _, given: as_tensor(given), zero, state)
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        x, state = as_tensor(x), attached(state, self.title)
+        if x.ndim == 1:
+            batched = map_nest(lambda part: part.expand_dims(0), state)
+            return map_nest(lambda part: part.squeeze(0), self.forward(x.expand_dims(0), batched))
+        if x.ndim != 2:
+            raise ShapeError(f"{self.title}: x is one step", expected="(B, I) or (I,)", got=x.shape)
+        self.check_features(x)
+        return self.step(x, self.fitted(state, x.shape[0]))[1]
+
+    def check_features(self, x: Tensor) -> None:
+        """Raise ShapeError where x (..., I) has another number of features than the cell's `input_size`, if it has."""
+        size = getattr(self, "input_size", None)
+        if size is not None and x.shape[-1] != size:
+            raise ShapeError(
+                f"{self.title}: the number of features differs", expected=f"x (..., {size})", got=f"x {x.shape}"
+            )
+
+    def extra_repr(self) -> str:
+        return ", ".join(str(vars(self)[name]) for name in ("input_size", "hidden_size") if name in vars(self))
+
+
+def attached(state: Any, title: str) -> Any:
+    """The state, its leaves as tensors, where backward can come through it.
+
+    Raises:
+        GraphError: where an earlier backward has freed what it was made from.
+    """
+    state = map_nest(as_tensor, state)
+    for i, part in enumerate(leaves(state)):
+        node = part.node
+        if thread.state.enabled and part._requires_grad and node.op is not None and node.saved is None:
+            names = getattr(type(state), "_fields", None)
+            name = names[i] if names and i < len(names) else node.label or "state"
+            raise GraphError(
+                f"{title}: the state given is still attached to the tape of an earlier pass",
+                expected="a state whose graph backward has not freed",
+                got=f"{name} {part.shape}, made by {node.title}" + (f" in {node.place}" if node.place else ""),
+                hint="tg.nn.detach(state), or tg.nn.TruncatedBPTT, which cuts it",
+            )
+    return state
+
+
+def detach(state: Any) -> Any:
+    """The state's values without their history: what goes into the next chunk of a long sequence."""
+    return map_nest(lambda part: as_tensor(part).detach(), state)
+
+
+class GatedCell(Cell):
+    """Parameters of the gates, stacked: weight_ih (gates H, I), weight_hh (gates H, H), biases (gates H,).
+
+    Uniform in +-1/sqrt(H), as in PyTorch.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        if input_size < 1 or hidden_size < 1:
+            raise ArgumentError(
+                f"{type(self).__name__}: sizes are at least 1",
+                got=f"input_size={input_size}, hidden_size={hidden_size}",
+            )
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self._dtype, self._rng = dtype, rng
+        rows = len(self.gates) * hidden_size
+        self.weight_ih, self.weight_hh = self.drawn(rows, input_size), self.drawn(rows, self.output_size)
+        self.bias_ih: Any = self.drawn(rows) if bias else None
+        self.bias_hh: Any = self.drawn(rows) if bias else None
+
+    @property
+    def output_size(self) -> int:
+        """Features of the output, and of the hidden state."""
+        return self.hidden_size
+
+    def recurrent(self, hidden: Any, first: int, last: int) -> Any:
+        """W_hh h + b_hh of the gates first to last - 1 alone."""
+        rows = slice(first * self.hidden_size, last * self.hidden_size)
+        return linear(hidden, self.weight_hh[rows], self.bias_hh[rows] if self.bias_hh is not None else None)
+
+    def drawn(self, *shape: int) -> Parameter:
+        """A parameter, uniform in +-1/sqrt(H)."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        return Parameter(init.uniform_(zeros(shape, dtype=self._dtype), -bound, bound, self._rng))
