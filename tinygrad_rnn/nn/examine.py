@@ -252,11 +252,12 @@ def stays_float32(exam: Examination) -> Iterator[str]:
 def stays_as_it_is(exam: Examination) -> Iterator[str]:
     """what is given stays as it is."""
     x, state = tensor(exam.x[0]), exam.state()
-    before = [np.array(part) for part in (x, *leaves(state))]
+    given = [("x", x), *_named(None, state)]
+    before = [np.array(part) for _, part in given]
     exam.cell.step(x, state)
-    for i, (part, was) in enumerate(zip((x, *leaves(state)), before)):
+    for (name, part), was in zip(given, before):
         if not np.array_equal(part, was):
-            yield f"step changes {'x' if i == 0 else f'part {i - 1} of the state'} in place; make a new tensor"
+            yield f"step changes {name} in place; make a new tensor"
 
 
 def eval_repeats(exam: Examination) -> Iterator[str]:
