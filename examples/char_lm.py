@@ -68,7 +68,7 @@ def update(model, optimizer, inputs, targets, state, clip):
 
     That is truncated backpropagation through time: memory reaches further back than learning does.
     """
-    loss, state = loss_of(model, inputs, targets, detached(state))
+    loss, state = loss_of(model, inputs, targets, nn.detach(state))
     optimizer.zero_grad()
     loss.backward()
     norm = tg.optim.clip_grad_norm_(model.parameters(), clip)  # one steep place must not throw the weights far away
@@ -76,13 +76,6 @@ def update(model, optimizer, inputs, targets, state, clip):
         raise ArgumentError("the gradient is no longer finite", hint="a smaller --lr or --clip")
     optimizer.step()
     return loss.item(), state
-
-
-def detached(state):
-    """The state's values without their history."""
-    if state is None or isinstance(state, tg.Tensor):
-        return None if state is None else state.detach()
-    return type(state)(*[part.detach() for part in state])
 
 
 # --- 3. Writing text ---

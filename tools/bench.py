@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,36 @@ def step(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return [row(f"an LSTM training step, op by op (B {batch}, T {steps}, H {size})", "ms", 1e3, times)]
 
 
-PARTS = {"tape": tape, "elementwise": elementwise, "step": step}
+def checkpoint(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """An LSTM over a long sequence, forward and backward: keeping everything, and every 64th state only."""
+    steps, batch, size = 4096, 16, 128
+    rng = np.random.default_rng(0)
+    x, weight = (tg.tensor(rng.standard_normal((steps, batch, size)).astype(np.float32)) for _ in range(2))
+    x.requires_grad = True
+    layers = {
+        name: tg.nn.LSTM(size, size, checkpoint=name if name == "sqrt" else None) for name in ("sqrt", "all kept")
+    }
+
+    def turn(name: str) -> None:
+        x.grad = None
+        layers[name].zero_grad()
+        layers[name](x)[0].backward(weight)
+
+    memory = {}
+    for name in layers:
+        turn(name)
+        x.grad = None
+        tracemalloc.start()
+        turn(name)
+        # Above what there is in any case: the outputs, their gradient, and that of the inputs.
+        memory[name] = [float(tracemalloc.get_traced_memory()[1] - 3 * x.numpy().nbytes)]
+        tracemalloc.stop()
+    what = f"an LSTM with checkpoint='sqrt' (B {batch}, T {steps}, H {size})"
+    times = interleaved({name: lambda name=name: turn(name) for name in layers}, min(rounds, 3))  # type: ignore[misc]
+    return [row(what, "s", 1.0, times), row(f"{what}: memory", "MB", 1e-6, memory)]
+
+
+PARTS = {"tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ what it was made from, so when a node comes up, all of its gradient has arrived.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -24,11 +25,19 @@ from .tensor import Tensor, as_tensor
 class Pieces:
     """A gradient that arrives in pieces, and the part that came whole. They meet when the node's turn comes."""
 
-    __slots__ = ("pieces", "whole")
+    __slots__ = ("held", "pieces", "whole")
 
     def __init__(self, whole: Any = None) -> None:
         self.pieces: list[Piece] = []
         self.whole: Any = whole
+        self.held = 0
+
+    def add(self, piece: Piece, node: Node, meet: bool) -> None:
+        """One piece more. Where they hold more memory than a few of the whole, they meet early (if `meet`)."""
+        self.pieces.append(piece)
+        self.held += piece.size
+        if meet and self.held > 4 * math.prod(node.shape):
+            self.whole, self.pieces, self.held = self.made(node), [], 0
 
     def made(self, node: Node) -> Any:
         """All of it as one tensor."""
@@ -173,7 +182,7 @@ def _propagate(
             if type(total) is not Pieces:
                 total = Pieces(total if total is None or create_graph else Tensor(total))
                 totals[order] = total
-            total.pieces.append(g)
+            total.add(g, node, not create_graph)
         elif total is None:
             totals[order] = g
         elif type(total) is Pieces:

@@ -22,6 +22,11 @@ class Patch(Piece):
     def __init__(self, g: Any, key: Any) -> None:
         self.g, self.key = g, key
 
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        found: int = self.g.size
+        return found
+
     @staticmethod
     def made(pieces: Sequence[Patch], shape: tuple[int, ...]) -> Any:
         return patched([piece.g for piece in pieces], tuple([piece.key for piece in pieces]), shape)

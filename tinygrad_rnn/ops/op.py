@@ -112,6 +112,9 @@ class Piece:
 
     __slots__ = ()
 
+    #: How many elements it holds that the whole gradient has too.
+    size = 0
+
     @staticmethod
     def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> Any:
         """The sum of pieces of this type, as a tensor of `shape`."""
