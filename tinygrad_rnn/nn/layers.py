@@ -26,8 +26,6 @@ class Layers(OverTime):
     `weight_ih_l0_reverse`, ..., `weight_ih_l1`, ...
     """
 
-    batch_axis = 1
-
     #: Makes one cell, from the sizes of its input and its state.
     make: Callable[..., GatedCell]
 
@@ -127,6 +125,19 @@ class Layers(OverTime):
             given = [tuple(each[2 * i : 2 * i + 2]) if self.bidirectional else each[i] for i in range(self.num_layers)]
         outputs, states = self._stack.run(x, given, lengths)
         return outputs, stacked_state([one for pair in states for one in pair] if self.bidirectional else list(states))
+
+    @property
+    def reads(self) -> bool | None:
+        return None if self.bidirectional else False
+
+    def numbered(self, layer: int) -> int:
+        return self._stack.numbered(layer)
+
+    def with_batch(self, state: Any) -> Any:
+        return map_nest(lambda part: part.expand_dims(1), state)
+
+    def without_batch(self, state: Any) -> Any:
+        return map_nest(lambda part: part.squeeze(1), state)
 
     def _unstacked(self, state: Any, batch_size: int) -> list[Any]:
         """A nest of (layers, B, H) as a list of nests."""

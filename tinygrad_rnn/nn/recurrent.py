@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,6 @@ class OverTime(Module):
     """
 
     batch_first = False
-    #: Which axis of a state is the batch.
-    batch_axis = 0
 
     def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
         x, name = as_tensor(x), type(self).__name__
@@ -65,10 +63,8 @@ class OverTime(Module):
         return permute_dims(outputs, (1, 0, 2)) if self.batch_first else outputs, state
 
     def _unbatched(self, x: Tensor, state: Any) -> tuple[Any, Any]:
-        axis = self.batch_axis
-        batched = map_nest(lambda part: part.expand_dims(axis), state)
-        outputs, state = self.run(x.expand_dims(1), batched, None)
-        return outputs.squeeze(1), map_nest(lambda part: part.squeeze(axis), state)
+        outputs, state = self.run(x.expand_dims(1), self.with_batch(state), None)
+        return outputs.squeeze(1), self.without_batch(state)
 
     def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
         """The layer on x (T, B, I)."""
@@ -95,13 +91,25 @@ class OverTime(Module):
 
     def refuse_reverse(self) -> None:
         """Raise where the layer, or one inside it, reads from the end of a sequence."""
-        for module in self.modules():
-            if isinstance(module, Recurrent) and module.reverse:
-                raise ArgumentError(
-                    f"{type(self).__name__}: a stream has no end to start from",
-                    expected="layers that read forwards",
-                    got=str(module.place),
-                )
+        if self.reads is not False:
+            raise ArgumentError(
+                f"{type(self).__name__}: a stream has no end to start from",
+                expected="layers that read forwards",
+                got="layers that read in reverse",
+            )
+
+    @property
+    def reads(self) -> bool | None:
+        """False for a layer that reads forwards, True for one in reverse; None for both."""
+        raise NotImplementedError
+
+    def with_batch(self, state: Any) -> Any:
+        """The state of one row as that of a batch of one."""
+        return map_nest(lambda part: part.expand_dims(0), state)
+
+    def without_batch(self, state: Any) -> Any:
+        """The reverse."""
+        return map_nest(lambda part: part.squeeze(0), state)
 
     def numbered(self, layer: int) -> int:
         """Take `layer` as the number of the lowest layer inside; returns the number that comes next."""
@@ -149,6 +157,10 @@ class Recurrent(OverTime):
             state = cell.fitted(state, x.shape[1])
         return over(x, state, 0) if lengths is None else over_live_rows(over, x, state, lengths, place)
 
+    @property
+    def reads(self) -> bool:
+        return self.reverse
+
     def numbered(self, layer: int) -> int:
         self.layer = layer
         return layer + 1
@@ -191,11 +203,11 @@ class Bidirectional(OverTime):
         self.forwards = layer_of(forward, "Bidirectional", False)
         self.backwards = layer_of(backward, "Bidirectional", True)
         for layer, reverse in ((self.forwards, False), (self.backwards, True)):
-            if getattr(layer, "reverse", reverse) is not reverse:
+            if layer.reads is not reverse:
                 raise ArgumentError(
-                    "Bidirectional: one layer reads forwards, the other in reverse",
-                    expected=f"reverse={reverse}",
-                    got=str(getattr(layer, "place", layer)),
+                    "Bidirectional: the first layer reads forwards, the second in reverse",
+                    expected=f"Recurrent(..., reverse={reverse})",
+                    got=repr(layer),
                 )
         self.batch_first = one_order((self.forwards, self.backwards), "Bidirectional", batch_first)
 
@@ -209,8 +221,16 @@ class Bidirectional(OverTime):
         back, second = self.backwards.run(x, states[1], lengths)
         return concat([there, back], -1), (first, second)
 
+    reads = None
+
     def numbered(self, layer: int) -> int:
         return max(self.forwards.numbered(layer), self.backwards.numbered(layer))
+
+    def with_batch(self, state: Any) -> Any:
+        return _each("with_batch", (self.forwards, self.backwards), state)
+
+    def without_batch(self, state: Any) -> Any:
+        return _each("without_batch", (self.forwards, self.backwards), state)
 
 
 class Stacked(OverTime):
@@ -254,6 +274,25 @@ class Stacked(OverTime):
         for inside in self.layers:
             layer = inside.numbered(layer)
         return layer
+
+    @property
+    def reads(self) -> bool | None:
+        found = {layer.reads for layer in self.layers}
+        return found.pop() if len(found) == 1 else None
+
+    def with_batch(self, state: Any) -> Any:
+        return _each("with_batch", self.layers, state)
+
+    def without_batch(self, state: Any) -> Any:
+        return _each("without_batch", self.layers, state)
+
+
+def _each(method: str, layers: Iterable[OverTime], state: Any) -> Any:
+    """The method of each layer, on its part of the state; a state that does not fit is left to `run` to refuse."""
+    several = list(layers)
+    if not isinstance(state, (tuple, list)) or len(state) != len(several):
+        return state
+    return tuple(getattr(layer, method)(part) for layer, part in zip(several, state))
 
 
 def _count(states: Any) -> str:
