@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 
+import tinygrad_rnn as tg
 from tinygrad_rnn import settings
 
 STEPS, FIRST = 2000, 200
@@ -120,3 +123,17 @@ def test_losses_that_are_kept_are_noticed(keep):
     assert traced > 5 * TRACED
     assert resident > 5 * RESIDENT or sys.platform == "win32"
     assert unreachable > 100 or keep == "list"
+
+
+@pytest.mark.parametrize("cut", [lambda w: w[:8], lambda w: tg.split(w, 2)[1], lambda w: w[np.arange(8)]])
+def test_a_part_of_a_weight_at_every_step_costs_its_memory_a_few_times(cut):
+    weight = tg.randn(16, 1024, requires_grad=True)
+    h = tg.zeros(1, 8)
+    for _ in range(200):
+        h = tg.tanh(h + tg.linear(tg.ones(1, 1024), cut(weight)))
+    loss = h.sum()
+    tracemalloc.start()
+    loss.backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * weight.numpy().nbytes
