@@ -302,7 +302,7 @@ def test_layers_refuse_what_does_not_fit(make):
             layer(x, state)
     with pytest.raises(ShapeError, match="state does not fit"):
         layer(tg.zeros(4, 5, 3), tg.zeros(2, 5, 2) if two else (tg.zeros(2, 5, 2),) * 2)
-    with pytest.raises(ArgumentError, match="at least one layer"):
+    with pytest.raises(ArgumentError, match="num_layers is a whole number, at least 1"):
         make(3, 2, 0)
 
 

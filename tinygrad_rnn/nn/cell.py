@@ -136,6 +136,20 @@ def detach(state: Any) -> Any:
     return map_nest(lambda part: as_tensor(part).detach(), state)
 
 
+def check_sizes(name: str, **sizes: Any) -> None:
+    """Raise ArgumentError for a size that is no whole number of at least 1."""
+    for argument, size in sizes.items():
+        if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+            raise ArgumentError(f"{name}: {argument} is a whole number, at least 1", got=repr(size))
+
+
+def check_switches(name: str, **switches: Any) -> None:
+    """Raise ArgumentError for a switch that is neither True nor False."""
+    for argument, switch in switches.items():
+        if not isinstance(switch, (bool, np.bool_)):
+            raise ArgumentError(f"{name}: {argument} is a switch", expected="True or False", got=repr(switch))
+
+
 class GatedCell(Cell):
     """Parameters of the gates, stacked: weight_ih (gates H, I), weight_hh (gates H, H), biases (gates H,).
 
@@ -151,11 +165,8 @@ class GatedCell(Cell):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        if input_size < 1 or hidden_size < 1:
-            raise ArgumentError(
-                f"{type(self).__name__}: sizes are at least 1",
-                got=f"input_size={input_size}, hidden_size={hidden_size}",
-            )
+        check_sizes(type(self).__name__, input_size=input_size, hidden_size=hidden_size)
+        check_switches(type(self).__name__, bias=bias)
         self.input_size, self.hidden_size = input_size, hidden_size
         self._dtype, self._rng = dtype, rng
         rows = len(self.gates) * hidden_size

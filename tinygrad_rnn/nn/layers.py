@@ -13,7 +13,7 @@ from ..autograd.nest import leaves, like, map_nest, structure
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, ShapeError
 from ..ops.shape import stack
-from .cell import Cell, GatedCell
+from .cell import Cell, GatedCell, check_sizes, check_switches
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .module import Module, Parameter
 from .recurrent import Bidirectional, Lengths, OverTime, Recurrent, Stacked
@@ -46,8 +46,8 @@ class Layers(OverTime):
         **of_cell: Any,
     ) -> None:
         name = type(self).__name__
-        if num_layers < 1:
-            raise ArgumentError(f"{name}: at least one layer", got=f"num_layers={num_layers}")
+        check_sizes(name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_switches(name, bias=bias, batch_first=batch_first, bidirectional=bidirectional)
         if not 0.0 <= dropout <= 1.0:
             raise ArgumentError(f"{name}: not a probability", expected="0 <= dropout <= 1", got=dropout)
         if dropout and num_layers == 1:
