@@ -34,6 +34,18 @@ def like(nest: Any, values: Iterator[Any]) -> Any:
     return map_nest(lambda _: next(values), nest)
 
 
+def alike(a: Any, b: Any) -> bool:
+    """Whether two nests have the same structure; tuples, named tuples and lists are the same."""
+    if isinstance(a, dict) or isinstance(b, dict):
+        return (
+            isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+        )
+    if isinstance(a, (tuple, list)) or isinstance(b, (tuple, list)):
+        both = isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))
+        return both and len(a) == len(b) and all(map(alike, a, b))
+    return (a is None) == (b is None)
+
+
 def structure(nest: Any, leaf: Callable[[Any], str] | None = None) -> str:
     """The structure in words: `(tensor (2, 3), tensor (2, 3))`; what stands for a leaf can be chosen."""
     if isinstance(nest, dict):

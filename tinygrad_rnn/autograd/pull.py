@@ -52,7 +52,7 @@ def pull_whole(
         made = function(*[settings[name] if type(name) is str else values[name] for name in names])
         for j, part in enumerate(_several(op, made, len(parents))) if op.variadic else ((i, made),):
             parent = parents[j]
-            if parent is None or not node.wanted[j]:
+            if parent is None or not node.wanted[j] or (part is None and op.own):  # ours: nothing arrived there
                 continue
             if isinstance(part, Piece):
                 if anomaly is not None:

@@ -9,6 +9,8 @@ pieces of one long gradient.
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +23,6 @@ from ..ops.shape import astype, concat, reshape
 from ..settings import FLOAT32, FLOAT64
 from .backward import grad
 from .nest import leaves, like, map_nest
-from .recompute import Mark
 from .tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick
 from .tensor import Tensor, as_tensor
 
@@ -35,58 +36,110 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
         xs: its arguments.
 
     Raises:
-        GraphError: by backward, where f computes other numbers the second time, or changed what it reads.
+        GraphError: where f registers hooks, retains gradients or makes leaves inside, which would be others the second
+            time; and by backward, where f computes other numbers then, or what it reads was changed.
     """
     if not is_grad_enabled():
         return f(*xs)
     run = Run(f, xs)
+    hooks = [_hooks(t.node) for t in run.inputs]
     with run.draws:
-        seen, made = run.go([Tensor(t._array, None, False) if not t._requires_grad else _leaf(t) for t in run.inputs])
+        run.course, made = run.go(run.inputs)
+    run.course.refuse_side_effects(any(_hooks(t.node) != n for t, n in zip(run.inputs, hooks)))
     outputs = [as_tensor(y) for y in leaves(made)]
-    run.marks = [Mark.of("an output", y._array) for y in outputs]
-    run.outer = list(seen.outer.values())
-    tensors = [*run.inputs, *run.outer]
-    run.wanted = wanted = tuple([t._requires_grad for t in tensors])
+    tensors = run.closed_over()
+    wanted = tuple([t._requires_grad for t in tensors])
     flowing = [y for y in outputs if y._requires_grad]
     if True not in wanted or not flowing:
         return map_nest(lambda y: Tensor(as_tensor(y)._array), made)
-    run.sources = [t.node for t in tensors]
+    run.wanted, run.sources = wanted, [t.node for t in tensors]
+    run.flowing = tuple(y._requires_grad for y in outputs)
     dtype = FLOAT64 if any(y.dtype == FLOAT64 for y in flowing) else FLOAT32
-    whole = np.broadcast_to(dtype.type(0), (sum(y.size for y in flowing),))
+    # Behind the outputs' gradients stands a 1 for each that there is.
+    whole = np.broadcast_to(dtype.type(0), (sum(y.size for y in flowing) + len(flowing),))
     saved = (tuple([t._array for t in tensors]),)
     node = Node(_replay, tuple(run.sources), wanted, saved, {"run": run}, whole, run.place)
     for watcher in thread.state.watchers:
         watcher.see(node, tensors, whole)
-    start, picked = 0, []
+    start, number, picked = 0, 0, []
     for y in outputs:
         if y._requires_grad:
-            own = Node(_pick, (node,), (True,), (), {"start": start}, y._array, run.place)
+            settings = {"start": start, "number": number - len(flowing)}
+            own = Node(_pick, (node,), (True,), (), settings, y._array, run.place)
             picked.append(Tensor(y._array, own, True))
             for watcher in thread.state.watchers:
                 watcher.see(own, (Tensor(whole, node, True),), y._array)
-            start += y.size
+            start, number = start + y.size, number + 1
         else:
             picked.append(Tensor(y._array))
     return like(made, iter(picked))
 
 
-class _Seen(Watcher):
-    """The nodes that a run made, and the tensors from outside that it used and that need a gradient."""
+def _hooks(node: Node | None) -> int:
+    return len(node.hooks) if node is not None and node.hooks else 0
 
-    def __init__(self) -> None:
+
+class _Course(Watcher):
+    """What one run did: its nodes, a number for each value to know it again by, and the tensors used from outside."""
+
+    def __init__(self, scales: bool) -> None:
         self.since = tick()
         self.nodes: list[Node] = []
         self.outer: dict[int, Tensor] = {}
+        self.leaves_inside = False
+        self.what = 0
+        self.numbers = array("d")
+        self.scales = array("d") if scales else None
 
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
         self.nodes.append(node)
         for x in inputs:
             self.used(x)
+        self.note(node.op.name if node.op is not None else "", node.wanted, y)
+
+    def note(self, name: str, wanted: tuple[bool, ...], y: np.ndarray[Any, Any]) -> None:
+        """Note one value."""
+        self.what = hash((self.what, name, y.shape, wanted))
+        flat = y.ravel() if y.dtype.kind == "f" else y.ravel().astype(np.float64)
+        with np.errstate(all="ignore"):
+            self.numbers.append(_projected(flat))
+            if self.scales is not None:
+                rough = 1e-4 if flat.dtype == np.float32 else 1e-9
+                self.scales.append(
+                    rough * math.sqrt(float(np.dot(flat, flat))) if np.isfinite(self.numbers[-1]) else 0.0
+                )
 
     def used(self, x: Any) -> None:
-        """Note a tensor that was there before the run."""
-        if isinstance(x, Tensor) and x._requires_grad and x.node is not None and x.node.order < self.since:
-            self.outer.setdefault(x.node.order, x)
+        """Note a tensor that needs a gradient and was there before the run."""
+        if isinstance(x, Tensor) and x._requires_grad and x.node is not None:
+            if x.node.order < self.since:
+                self.outer.setdefault(x.node.order, x)
+            elif x.node.op is None:
+                self.leaves_inside = True
+
+    def refuse_side_effects(self, hooked: bool) -> None:
+        """Raise for what would happen again, to other tensors, in the second run."""
+        what = None
+        if self.leaves_inside:
+            what = "makes a tensor that requires a gradient"
+        elif hooked or any(node.hooks for node in self.nodes):
+            what = "registers a hook"
+        elif any(node.owner is not None for node in self.nodes):
+            what = "retains a gradient"
+        if what is not None:
+            raise GraphError(
+                f"scan: with checkpoint, a step that {what} cannot be run again",
+                hint="do it outside the step, or without checkpoint",
+            )
+
+    def agrees(self, other: _Course) -> bool:
+        """Whether another run, which has scales, computed the same."""
+        if self.what != other.what or len(self.numbers) != len(other.numbers):
+            return False
+        a, b = np.frombuffer(self.numbers), np.frombuffer(other.numbers)
+        with np.errstate(all="ignore"):
+            near = np.abs(a - b) <= np.frombuffer(other.scales or array("d"))
+        return bool(np.all(near | (a == b) | (np.isnan(a) & np.isnan(b))))
 
 
 class Run:
@@ -97,60 +150,64 @@ class Run:
         self.inputs: list[Tensor] = [as_tensor(x) for x in leaves(xs)]
         self.place = thread.state.place
         self.draws = Draws()
-        self.marks: list[Mark] = []
-        self.outer: list[Tensor] = []
+        self.course = _Course(scales=False)
         self.sources: list[Node | None] = []
         self.wanted: tuple[bool, ...] = ()
+        self.flowing: tuple[bool, ...] = ()
 
     def __repr__(self) -> str:
         return getattr(self.f, "__name__", type(self.f).__name__)
 
-    def go(self, inputs: Sequence[Tensor]) -> tuple[_Seen, Any]:
-        """Run the function on these inputs; what it used from outside them."""
-        seen = _Seen()
-        with seen:
+    def go(self, inputs: Sequence[Tensor], scales: bool = False) -> tuple[_Course, Any]:
+        """Run the function on these inputs."""
+        course = _Course(scales)
+        with course:
             made = self.f(*like(self.xs, iter(inputs)))
         for y in leaves(made):
-            seen.used(y)
-        own = {x.node.order for x in inputs if x.node is not None}
-        seen.outer = {order: x for order, x in seen.outer.items() if order not in own}
-        return seen, made
+            y = as_tensor(y)
+            course.used(y)
+            course.note("an output", (y._requires_grad,), y._array)
+        return course, made
+
+    def closed_over(self) -> list[Tensor]:
+        """The inputs, and the other tensors that the run used; the run no longer holds its nodes."""
+        own = {x.node.order for x in self.inputs if x.node is not None}
+        outer = [x for order, x in self.course.outer.items() if order not in own]
+        self.course.nodes, self.course.outer = [], {}
+        return [*self.inputs, *outer]
 
     def gradients(self, tensors: Sequence[Tensor], g: Tensor) -> list[Any]:
         """The gradients of all inputs and of what is closed over, from a second run. They can be differentiated."""
         differentiable = is_grad_enabled()
         # Names of their own for what the run starts from: its inner graph ends at them, whatever made the values.
         starts = [
-            x if not wants else astype(x, x.dtype) if differentiable else _leaf(x)
+            Tensor(x._array) if not wants else astype(x, x.dtype) if differentiable else _leaf(x)
             for x, wants in zip(tensors, self.wanted)
         ]
-        outputs = self._again(starts)
-        flowing, gs, start = [], [], 0
-        for y in outputs:
-            if y._requires_grad:
-                flowing.append(y)
+        outputs = [y for y, flows in zip(self._again(starts), self.flowing) if flows]
+        arrived = g._array[g.size - len(outputs) :] != 0.0
+        chosen, gs, start = [], [], 0
+        for y, there in zip(outputs, arrived):
+            if there:
+                chosen.append(y)
                 gs.append(astype(reshape(g[start : start + y.size], y.shape), y.dtype))
-                start += y.size
+            start += y.size
         wanted = [x for x in starts if x._requires_grad]
-        found = iter(grad(flowing, wanted, gs, create_graph=differentiable, allow_unused=True))
-        return [_zero_where_none(next(found), x) if x._requires_grad else None for x in starts]
+        found = iter(grad(chosen, wanted, gs, create_graph=differentiable, allow_unused=True))
+        return [next(found) if x._requires_grad else None for x in starts]
 
     def _again(self, starts: Sequence[Tensor]) -> list[Tensor]:
-        count = len(self.inputs)
         state = thread.state
         outer = state.watchers, state.place
         try:
             state.watchers, state.place = (), self.place
             with enable_grad(), self.draws.repeated():
-                seen, made = self.go(starts[:count])
+                course, made = self.go(starts[: len(self.inputs)], scales=True)
         finally:
             state.watchers, state.place = outer
-        known = {source.order: x for source, x in zip(self.sources[count:], starts[count:]) if source is not None}
-        outputs = [as_tensor(y) for y in leaves(made)]
-        same = len(outputs) == len(self.marks) and seen.outer.keys() == known.keys()
-        for y, mark in zip(outputs, self.marks):
-            again = Mark.of("an output", y._array)
-            same = same and again.what == mark.what and again.agrees(mark)
+        own = {x.node.order for x in starts if x.node is not None}
+        known = {source.order: x for source, x in zip(self.sources, starts) if source is not None}
+        same = self.course.agrees(course) and all(order in known or order in own for order in course.outer)
         if not same:
             raise GraphError(
                 f"scan: {self} computed something else the second time, which gradients over pieces need",
@@ -158,9 +215,10 @@ class Run:
                 hint="train(), eval(), requires_grad and values that it reads stay as they were until backward(), and "
                 "random numbers are drawn through this library",
             )
-        for node in seen.nodes:  # the function used what it closes over by itself: lead that to the names above
+        for node in course.nodes:  # the function used what it closes over by itself: lead that to the names above
             if any(p is not None and p.order in known for p in node.parents):
                 node.parents = tuple([known[p.order].node if p and p.order in known else p for p in node.parents])
+        outputs = [as_tensor(y) for y in leaves(made)]
         return [known.get(y.node.order, y) if y.node is not None else y for y in outputs]
 
 
@@ -170,39 +228,50 @@ def _leaf(t: Tensor) -> Tensor:
     return made
 
 
-def _zero_where_none(g: Tensor | None, x: Tensor) -> Tensor:
-    return Tensor(np.zeros(x.shape, x.dtype)) if g is None else g
+_WIDTH = 4096
+_DIRECTIONS = {dtype: np.random.default_rng(0).standard_normal(_WIDTH).astype(dtype) for dtype in (FLOAT32, FLOAT64)}
+
+
+def _projected(flat: np.ndarray[Any, Any]) -> float:
+    """The product with a fixed random vector: a number that hardly any other array has."""
+    direction = _DIRECTIONS[flat.dtype]
+    while flat.size > _WIDTH:
+        cut = flat.size // _WIDTH * _WIDTH
+        flat = np.concatenate([flat[:cut].reshape(-1, _WIDTH) @ direction, flat[cut:]])
+    return float(np.dot(flat, direction[: flat.size]))
 
 
 class Output(Piece):
-    """What arrived at one output of a node that has several."""
+    """What arrived at one output of a node that has several: the `number`-th, counted from the end."""
 
-    __slots__ = ("g", "start")
+    __slots__ = ("g", "number", "start")
 
-    def __init__(self, g: Any, start: int) -> None:
-        self.g, self.start = g, start
+    def __init__(self, g: Any, start: int, number: int) -> None:
+        self.g, self.start, self.number = g, start, number
 
     @staticmethod
     def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> Any:
-        """All outputs' gradients in a row; zeros where none arrived."""
+        """All outputs' gradients in a row, zeros where none arrived; and behind them a 1 for each that did."""
         dtype = FLOAT64 if any(piece.g.dtype == FLOAT64 for piece in pieces) else FLOAT32
         parts, end = [], 0
         for piece in sorted(pieces, key=lambda piece: piece.start):
             parts.append(Tensor(np.zeros(piece.start - end, dtype)))
             parts.append(astype(reshape(piece.g, (-1,)), dtype))
             end = piece.start + piece.g.size
-        return concat([*parts, Tensor(np.zeros(shape[0] - end, dtype))])
+        rest = np.zeros(shape[0] - end, dtype)
+        rest[[rest.size + piece.number for piece in pieces]] = 1.0
+        return concat([*parts, Tensor(rest)])
 
 
 def _replayed(arrays: Sequence[Array], run: Run) -> Any:
     raise TypeError("a node of this op is made by `replayed`")
 
 
-def _picked(whole: Array, start: int) -> Any:
+def _picked(whole: Array, start: int, number: int) -> Any:
     raise TypeError("a node of this op is made by `replayed`")
 
 
 _replay, _pick = Op(_replayed, name="replay"), Op(_picked, name="pick")
 _replay.own = _pick.own = True
 _replay.add_vjp("arrays", lambda g, arrays, run: run.gradients(arrays, g))
-_pick.add_vjp("whole", lambda g, start: Output(g, start))
+_pick.add_vjp("whole", lambda g, start, number: Output(g, start, number))

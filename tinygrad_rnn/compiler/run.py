@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.nest import leaves, map_nest, skeleton, structure
+from ..autograd.nest import alike, leaves, map_nest, structure
 from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
@@ -59,7 +59,7 @@ def unrolled(
 ) -> tuple[Any, Any]:
     """`scan` for what knows its place in a net; `first` is the number of the first step."""
     steps, every = _length(xs), _pieces(checkpoint, _length(xs))
-    given = structure(carry), [(leaf.shape, leaf.dtype) for leaf in leaves(carry)]
+    kept = _Kept(carry)
 
     def piece(carry: Any, xs: Any, first: int) -> tuple[Any, list[Any]]:
         """Some of the steps, one after another."""
@@ -69,10 +69,10 @@ def unrolled(
             for t in reversed(range(count)) if place.reverse else range(count):
                 here.place = Place(place.cell, place.layer, place.reverse, first + t)
                 x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
-                carry, ys[t] = _checked(step(carry, x), carry, given)
+                carry, ys[t] = kept.checked(step(carry, x))
         if not count:
-            return carry, _nothing(step, carry, xs, place)
-        return carry, _stacked(ys, place)
+            return carry, _nothing(step, carry, xs, place, kept)
+        return carry, map_nest(lambda *parts: stack(parts), *ys)
 
     if every is None or steps == 0:
         return piece(carry, xs, first)
@@ -130,41 +130,51 @@ def _pieces(checkpoint: str | int | None, steps: int) -> int | None:
     )
 
 
-def _checked(made: Any, before: Any, given: tuple[str, list[Any]]) -> tuple[Any, Any]:
-    """What the step returned, where it is a carry as given and a y."""
-    if not isinstance(made, (tuple, list)) or len(made) != 2:
-        got = f"{len(made)} parts" if isinstance(made, (tuple, list)) else type(made).__name__
-        raise ShapeError("the step returns two things", expected="(carry, y)", got=got)
-    carry, y = made
-    parts = list(leaves(carry))
-    if not all(isinstance(part, Tensor) for part in parts):
-        carry = map_nest(as_tensor, carry)
-        parts = list(leaves(carry))
-    same_nest = type(carry) is type(before) or structure(carry) == given[0]
-    if not same_nest or [(part.shape, part.dtype) for part in parts] != given[1]:
-        dtypes = structure(before, lambda t: f"{t.dtype} {t.shape}"), structure(carry, lambda t: f"{t.dtype} {t.shape}")
-        raise ShapeError(
-            "the step returned another state than it was given",
-            expected=dtypes[0],
-            got=dtypes[1],
-            hint="every step returns a state of the same nest, shapes and dtypes, so that the next can take it",
-        )
-    return carry, y
+class _Kept:
+    """What every step must keep: the nest, shapes and dtypes of the carry; of the outputs those of the first."""
+
+    def __init__(self, carry: Any) -> None:
+        self.carry, self.parts = carry, _parts(carry)
+        self.outputs: Any = None
+
+    def checked(self, made: Any) -> tuple[Any, Any]:
+        """What a step returned, where it is a carry as given and a y."""
+        if not isinstance(made, (tuple, list)) or len(made) != 2:
+            got = f"{len(made)} parts" if isinstance(made, (tuple, list)) else type(made).__name__
+            raise ShapeError("the step returns two things", expected="(carry, y)", got=got)
+        carry, y = made
+        if not all(isinstance(part, Tensor) for part in leaves(carry)):
+            carry = map_nest(as_tensor, carry)
+        if not alike(carry, self.carry) or _parts(carry) != self.parts:
+            raise ShapeError(
+                "the step returned another state than it was given",
+                expected=_in_words(self.carry),
+                got=_in_words(carry),
+                hint="every step returns a state of the same nest, shapes and dtypes, so that the next can take it",
+            )
+        if not all(isinstance(part, Tensor) for part in leaves(y)):
+            y = map_nest(as_tensor, y)
+        if self.outputs is None:
+            self.outputs = y, _parts(y)
+        elif not alike(y, self.outputs[0]) or _parts(y) != self.outputs[1]:
+            raise ShapeError(
+                "the step returned another output than at first", expected=_in_words(self.outputs[0]), got=_in_words(y)
+            )
+        return carry, y
 
 
-def _stacked(ys: list[Any], place: Place) -> Any:
-    shape = skeleton(ys[0])
-    for t, y in enumerate(ys):
-        if skeleton(y) != shape:
-            with at(place._replace(step=t)):
-                raise ShapeError("the step returned another output than at first", expected=shape, got=skeleton(y))
-    return map_nest(lambda *parts: stack(parts), *ys)
+def _parts(nest: Any) -> list[Any]:
+    return [(part.shape, part.dtype) for part in leaves(nest)]
 
 
-def _nothing(step: Step, carry: Any, xs: Any, place: Place) -> Any:
+def _in_words(nest: Any) -> str:
+    return structure(nest, lambda part: f"{part.dtype} {part.shape}")
+
+
+def _nothing(step: Step, carry: Any, xs: Any, place: Place, kept: _Kept) -> Any:
     """The outputs of no steps: empty, in the shapes of those that one step on zeros gives."""
     draws = Draws()
     with no_grad(), draws, at(place):
-        _, y = step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs))
+        _, y = kept.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
     draws.take_back()
-    return map_nest(lambda part: Tensor(np.zeros((0, *as_tensor(part).shape), as_tensor(part).dtype)), y)
+    return map_nest(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)

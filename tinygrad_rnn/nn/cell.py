@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ..autograd.create import zeros
 from ..autograd.nest import leaves, map_nest, structure
-from ..autograd.tape import thread
+from ..autograd.tape import Node, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, GraphError, ShapeError
 from ..ops.contract import linear
@@ -59,20 +58,13 @@ class Cell(Module):
         return type(self).__name__
 
     def for_sequence(self) -> Cell:
-        """The cell to run over one sequence: this one, with drawn what is drawn once a sequence."""
-        return self
+        """The cell to run over one sequence: with drawn what is drawn once a sequence, here and in cells inside."""
+        made: Cell = begun(self)
+        return made
 
-    def with_attributes(self, **changed: Any) -> Cell:
-        """A copy that shares the parameters, with other attributes; dots lead to those of modules inside."""
-        made = copy.copy(self)
-        for name, value in changed.items():
-            owner: Any = made
-            *path, last = name.split(".")
-            for part in path:
-                inside = copy.copy(getattr(owner, part))
-                setattr(owner, part, inside)
-                owner = inside
-            vars(owner)[last] = value
+    def with_attribute(self, name: str, value: Any) -> Cell:
+        """A copy that shares the parameters, with another attribute; dots lead to one of a module inside."""
+        made: Cell = changed(self, name, value)
         return made
 
     def fitted(self, state: Any, batch_size: int) -> Any:
@@ -110,6 +102,24 @@ class Cell(Module):
         return ", ".join(str(vars(self)[name]) for name in ("input_size", "hidden_size") if name in vars(self))
 
 
+def begun(module: Any) -> Any:
+    """The module, with every cell inside it as it runs over one sequence."""
+    made = module
+    for name, child in module.named_children():
+        inside = child.for_sequence() if isinstance(child, Cell) else begun(child)
+        if inside is not child:
+            made = made.with_child(name, inside)
+    return made
+
+
+def changed(module: Any, name: str, value: Any) -> Any:
+    """A copy of a module, with another attribute; dots lead to one of a module inside."""
+    child, _, below = name.partition(".")
+    if below:
+        return module.with_child(child, changed(dict(module.named_children())[child], below, value))
+    return module.with_child(name, value)
+
+
 def attached(state: Any, title: str) -> Any:
     """The state, its leaves as tensors, where backward can come through it.
 
@@ -118,17 +128,36 @@ def attached(state: Any, title: str) -> Any:
     """
     state = map_nest(as_tensor, state)
     for i, part in enumerate(leaves(state)):
-        node = part.node
-        if thread.state.enabled and part._requires_grad and node.op is not None and node.saved is None:
+        freed = _freed(part.node) if thread.state.enabled and part._requires_grad else None
+        if freed is not None:
             names = getattr(type(state), "_fields", None)
-            name = names[i] if names and i < len(names) else node.label or "state"
+            name = names[i] if names and i < len(names) else part.node.label or "state"
             raise GraphError(
                 f"{title}: the state given is still attached to the tape of an earlier pass",
                 expected="a state whose graph backward has not freed",
-                got=f"{name} {part.shape}, made by {node.title}" + (f" in {node.place}" if node.place else ""),
+                got=f"{name} {part.shape}, made by {freed.title}" + (f" in {freed.place}" if freed.place else ""),
                 hint="tg.nn.detach(state), or tg.nn.TruncatedBPTT, which cuts it",
             )
     return state
+
+
+#: What only moves values: a layer makes its final state of those of its cells by such.
+_MOVES = frozenset({"getitem", "stack", "concat", "expand_dims", "squeeze", "reshape", "permute_dims", "pick"})
+
+
+def _freed(node: Node) -> Node | None:
+    """The node, or one whose values it only moves, that backward has freed."""
+    stack, seen = [node], {node.order}
+    while stack:
+        node = stack.pop()
+        if node.op is not None and node.saved is None:
+            return node
+        if node.op is not None and node.op.name in _MOVES:
+            for parent in node.parents:
+                if parent is not None and parent.order not in seen:
+                    seen.add(parent.order)
+                    stack.append(parent)
+    return None
 
 
 def detach(state: Any) -> Any:

@@ -132,15 +132,19 @@ def identity_(module: Any, scale: float = 1.0) -> None:
     """
     for cell in _cells("identity_", module, "one recurrent matrix, and no gates", lambda c: len(c.gates) == 1):
         _filled(cell.weight_hh, scale * (np.eye(cell.hidden_size) if cell.weight_hh.ndim == 2 else 1.0))
-        for bias in (cell.bias_ih, cell.bias_hh):
-            if bias is not None:
-                zeros_(bias)
+        for bias in ("bias_ih", "bias_hh"):
+            if getattr(cell, bias, None) is not None:
+                zeros_(getattr(cell, bias))
 
 
 def _cells(name: str, module: Any, what: str, fits: Callable[[Any], bool]) -> list[Any]:
     """The cells in a module that fit."""
+    if not hasattr(module, "modules"):
+        raise ArgumentError(f"{name}: this is no module", expected="a cell, a layer or a model", got=repr(module)[:60])
     every = [part for part in module.modules() if hasattr(part, "gates") and hasattr(part, "weight_hh")]
-    found = [cell for cell in every if fits(cell) and (cell.bias_ih is not None or "bias" not in what)]
+    found = [
+        cell for cell in every if fits(cell) and (getattr(cell, "bias_ih", None) is not None or "bias" not in what)
+    ]
     if not found:
         raise ArgumentError(f"{name}: no cell in it has {what}", got=repr(module).split("\n")[0])
     return found
@@ -150,5 +154,5 @@ def _set_bias(cell: Any, gate: str, value: Any) -> None:
     first = cell.gates.index(gate) * cell.hidden_size
     rows = slice(first, first + cell.hidden_size)
     cell.bias_ih.detach()[rows] = value
-    if cell.bias_hh is not None:
+    if getattr(cell, "bias_hh", None) is not None:
         cell.bias_hh.detach()[rows] = 0.0

@@ -26,7 +26,10 @@ def checked_lengths(lengths: Any, steps: int, batch_size: int, name: str) -> np.
         DtypeError: where they are no integers.
         ShapeError: where they are not one a row, below 0, or longer than x.
     """
-    found = np.asarray(lengths)
+    try:
+        found = np.asarray(lengths)
+    except ValueError:
+        raise ShapeError(f"{name}: one length for each row", expected=(batch_size,), got=repr(lengths)[:60]) from None
     if found.dtype.kind not in "iu" and found.size:
         raise DtypeError(f"{name}: lengths are whole numbers", expected="integers", got=found.dtype)
     if found.shape != (batch_size,):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,12 @@ class Module:
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
+
+    def with_child(self, name: str, child: Any) -> Any:
+        """A copy that shares the parameters, with another module of that name directly inside."""
+        made = copy.copy(self)
+        vars(made)[name] = child
+        return made
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all below it, with dotted names."""
@@ -201,6 +208,11 @@ class ModuleList(Module):
         yield from ((str(i), module) for i, module in enumerate(self._list))
         yield from super().named_children()
 
+    def with_child(self, name: str, child: Any) -> Any:
+        made = copy.copy(self)
+        made._list = [child if str(i) == name else module for i, module in enumerate(self._list)]
+        return made
+
     def append(self, module: Module) -> None:
         """Add a module at the end."""
         self._list.append(module)
@@ -229,6 +241,11 @@ class Sequential(Module):
     def named_children(self) -> Iterator[tuple[str, Module]]:
         yield from ((str(i), step) for i, step in enumerate(self._steps) if isinstance(step, Module))
         yield from super().named_children()
+
+    def with_child(self, name: str, child: Any) -> Any:
+        made = copy.copy(self)
+        made._steps = tuple(child if str(i) == name else step for i, step in enumerate(self._steps))
+        return made
 
     def forward(self, x: Any) -> Any:
         for step in self._steps:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..autograd.tensor import as_tensor
+import numpy as np
+
+from ..autograd.tensor import as_tensor, tensor
 from ..errors import ArgumentError, ShapeError
 from ..ops.shape import concat
-from .cell import attached, detach
+from .cell import attached, begun, detach
 from .module import Module
 from .recurrent import OverTime
 
@@ -48,7 +50,7 @@ class TruncatedBPTT(Module):
             raise ArgumentError("TruncatedBPTT: this goes around a layer over time", got=type(layer).__name__)
         layer.refuse_reverse()
         reach = k1 if k2 is None else k2
-        if not 1 <= k1 <= reach:
+        if not all(isinstance(k, (int, np.integer)) for k in (k1, reach)) or not 1 <= k1 <= reach:
             raise ArgumentError("TruncatedBPTT: steps that do not fit", expected="1 <= k1 <= k2", got=f"{k1}, {k2}")
         self.layer, self.k1, self.k2 = layer, k1, reach
         self.reset()
@@ -86,15 +88,15 @@ class TruncatedBPTT(Module):
         cut = max(every.shape[axis] - (self.k2 - self.k1), 0)
         first, rest = _parts(every, cut, axis)
         outputs, state = [], self._start
-        start = state
+        start, layer = state, begun(self.layer)
         for part in (first, rest):
             if part.shape[axis]:
-                output, state = self.layer(part, state)
+                output, state = layer(part, state)
                 outputs.append(output)
             if part is first:
                 start = state
-        self._state, self._start, self._before = detach(state), detach(start), rest.detach()
-        whole = concat(outputs, axis) if len(outputs) > 1 else outputs[0] if outputs else self.layer(x, state)[0]
+        self._state, self._start, self._before = detach(state), detach(start), tensor(rest)
+        whole = concat(outputs, axis) if len(outputs) > 1 else outputs[0] if outputs else layer(x, state)[0]
         return _parts(whole, before, axis)[1]
 
     def chunks(self, x: Any, *others: Any) -> Iterator[Any]:

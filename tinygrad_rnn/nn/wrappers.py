@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-import operator
 from typing import Any
 
 import numpy as np
 
+from ..autograd.create import ones_like
 from ..autograd.nest import leaves, like, map_nest, skeleton
+from ..autograd.tensor import tensor
 from ..errors import ArgumentError
+from ..ops.elementwise import where
 from ..ops.random import dropout, dropped, generator
 from .cell import Cell
 from .module import Parameter
@@ -40,22 +42,22 @@ class Wrapper(Cell):
     def step(self, x: Any, state: Any) -> tuple[Any, Any]:
         return self.cell.step(x, state)
 
-    def for_sequence(self) -> Cell:
+    def with_attribute(self, name: str, value: Any) -> Cell:
         made = copy.copy(self)
-        made.cell = self.cell.for_sequence()
+        made.cell = self.cell.with_attribute(name, value)
         return made
 
-    def with_attributes(self, **changed: Any) -> Cell:
-        made = copy.copy(self)
-        made.cell = self.cell.with_attributes(**changed)
-        return made
+    @property
+    def innermost(self) -> Cell:
+        """The cell inside all wrappers."""
+        return self.cell.innermost if isinstance(self.cell, Wrapper) else self.cell
 
 
 class Zoneout(Wrapper):
     """Each part of the state keeps its old value with probability p (Krueger et al. 2017, eq. 2 and 3).
 
-    s' = s + (1 - p) dropout(step(s) - s, p)          in training: old or new
-    s' = p s + (1 - p) step(s)                        else: their expectation
+    s' = s or step(s), the first with probability p   in training, for each element
+    s' = p s + (1 - p) step(s)                        else: the expectation
 
     An output that is a part of the state (as an LSTM's hidden) is that part.
 
@@ -67,21 +69,24 @@ class Zoneout(Wrapper):
 
     def __init__(self, cell: Cell, p: Any = 0.1, rng: Rng = None) -> None:
         super().__init__(cell)
-        for one in leaves(p):
-            _probability(one, "Zoneout", "p")
-        self.p, self.rng = p, rng
+        self.p, self.rng = map_nest(lambda one: _probability(one, "Zoneout", "p"), p), rng
 
     def step(self, x: Any, state: Any) -> tuple[Any, Any]:
         output, new = self.cell.step(x, state)
-        p = self.p if isinstance(self.p, (tuple, list)) else map_nest(lambda _: self.p, state)
+        p = self.p if isinstance(self.p, (tuple, list, dict)) else map_nest(lambda _: self.p, state)
         if skeleton(p) != skeleton(state):
             raise ArgumentError("Zoneout: p is no nest as the state", expected=skeleton(state), got=skeleton(p))
+        new = map_nest(lambda _, part: part, state, new)
         kept = map_nest(self._kept, p, state, new)
         where = [i for i, part in enumerate(leaves(new)) if part is output]
         return (list(leaves(kept))[where[0]] if where else output), like(new, leaves(kept))
 
     def _kept(self, p: float, old: Any, new: Any) -> Any:
-        return old + (1.0 - p) * dropout(new - old, p, self.training, self.rng) if p else new
+        if not p:
+            return new
+        if not self.training:
+            return p * old + (1.0 - p) * new
+        return where(dropout(ones_like(new), p, True, self.rng) > 0.0, new, old)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -104,7 +109,7 @@ class VariationalDropout(Wrapper):
     `Recurrent` draws the masks when a sequence starts. In a loop of your own, take `cell.for_sequence()` before it.
     """
 
-    _keys: tuple[int, int] | None = None
+    _keys: tuple[int, int] | None = None  # of the masks, where they are drawn
 
     def __init__(self, cell: Cell, dropout: float = 0.0, recurrent_dropout: float = 0.0, rng: Rng = None) -> None:
         super().__init__(cell)
@@ -113,7 +118,10 @@ class VariationalDropout(Wrapper):
         self.rng = rng
 
     def for_sequence(self) -> Cell:
-        made: Any = super().for_sequence()
+        if self._keys is not None:
+            return self
+        made: Any = copy.copy(self)
+        made.cell = self.cell.for_sequence()
         # A number is a function of key and place, so a key is a mask: rows that end early leave the others' alone.
         first, second = (int(key) for key in generator(self.rng).integers(2**63, size=2)) if self.training else (0, 0)
         made._keys = first, second
@@ -130,17 +138,16 @@ class VariationalDropout(Wrapper):
             x = dropped(x, self.dropout, key_x)
         if not self.recurrent_dropout:
             return self.cell.step(x, state)
-        used: list[Any] = []
+        innermost = self.innermost
+        if not _calls_seen(innermost):
+            first, *others = leaves(state)
+            return self.cell.step(x, like(state, iter([dropped(first, self.recurrent_dropout, key_h), *others])))
+        seen = innermost.seen
 
         def masked(hidden: Any) -> Any:
-            used.append(hidden)
-            return dropped(hidden, self.recurrent_dropout, key_h)
+            return seen(dropped(hidden, self.recurrent_dropout, key_h))
 
-        made = self.cell.with_attributes(seen=masked).step(x, state)
-        if not used:
-            first, *others = leaves(state)
-            made = self.cell.step(x, like(state, iter([masked(first), *others])))
-        return made
+        return self.cell.with_attribute("seen", masked).step(x, state)
 
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}, recurrent_dropout={self.recurrent_dropout}"
@@ -168,7 +175,7 @@ class WeightDropout(Wrapper):
     def __init__(self, cell: Cell, p: float = 0.5, names: tuple[str, ...] = ("weight_hh",), rng: Rng = None) -> None:
         super().__init__(cell)
         self.p, self.names, self.rng = _probability(p, "WeightDropout", "p"), tuple(names), rng
-        known = dict(_innermost(cell).named_parameters())
+        known = dict(self.innermost.named_parameters())
         for name in self.names:
             if name not in known:
                 raise ArgumentError(
@@ -176,12 +183,14 @@ class WeightDropout(Wrapper):
                 )
 
     def for_sequence(self) -> Cell:
-        made: Any = super().for_sequence()
-        if self.training:
-            weights = {name: operator.attrgetter(name)(_innermost(self.cell)) for name in self.names}
-            drawn = {name: dropout(weight, self.p, True, self.rng) for name, weight in weights.items()}
-            made.cell = made.cell.with_attributes(**drawn)
-        made._drawn = True
+        if self._drawn:
+            return self
+        made: Any = copy.copy(self)
+        made._drawn, made.cell = True, self.cell.for_sequence()
+        for name in self.names if self.training else ():
+            owner, _, last = name.rpartition(".")
+            weight = getattr(dict(made.innermost.named_modules())[owner], last)
+            made.cell = made.cell.with_attribute(name, dropout(weight, self.p, True, self.rng))
         cell: Cell = made
         return cell
 
@@ -200,7 +209,7 @@ class LearnedState(Wrapper):
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         for i, part in enumerate(leaves(cell.initial_state(1))):
-            setattr(self, f"initial_{i}", Parameter(part[0]))
+            setattr(self, f"initial_{i}", Parameter(tensor(part[0])))
 
     def initial_state(self, batch_size: int) -> Any:
         zero = self.cell.initial_state(batch_size)
@@ -208,13 +217,14 @@ class LearnedState(Wrapper):
         return like(zero, learned)
 
 
-def _innermost(cell: Cell) -> Cell:
-    while isinstance(cell, Wrapper):
-        cell = cell.cell
-    return cell
+def _calls_seen(cell: Cell) -> bool:
+    """Whether the cell's class, or one between it and `Cell`, mentions `seen`."""
+    classes = type(cell).__mro__[: type(cell).__mro__.index(Cell)]
+    codes = [getattr(method, "__code__", None) for one in classes for method in vars(one).values()]
+    return any(code is not None and "seen" in code.co_names for code in codes)
 
 
 def _probability(p: Any, name: str, argument: str) -> float:
-    if not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
+    if not isinstance(p, (int, float, np.number)) or not 0.0 <= p <= 1.0:
         raise ArgumentError(f"{name}: {argument} is not a probability", expected=f"0 <= {argument} <= 1", got=p)
     return float(p)

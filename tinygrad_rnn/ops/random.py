@@ -20,6 +20,7 @@ from .reduce import argmax
 
 _generator = np.random.default_rng()
 _thread = threading.local()
+_repeating = threading.RLock()
 
 
 def manual_seed(n: int) -> None:
@@ -67,6 +68,8 @@ class Draws:
     def repeated(self) -> Iterator[None]:
         """Inside, the generators give the same numbers again; afterwards they stand where they stood."""
         outer, before = getattr(_thread, "repeated", None), []
+        if self.given:
+            _repeating.acquire()  # another thread would set the same generators
         for rng, state in self.given.values():
             before.append((rng, rng.bit_generator.state))
             rng.bit_generator.state = state
@@ -77,6 +80,8 @@ class Draws:
         finally:
             for rng, state in before:
                 rng.bit_generator.state = state
+            if self.given:
+                _repeating.release()
             if outer is not None:
                 _thread.repeated = outer
             elif self.own is not None:
