@@ -92,20 +92,6 @@ def compare(ours, theirs, arguments, state):
 # --- Layers ---
 
 
-@every_kind
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("bias", [True, False])
-def test_recurrent_layers(kind, layers, bias):
-    mine, other, more = KINDS[kind]
-    rng = np.random.default_rng(layers)
-    for batch_first, batched, given in itertools.product([False, True], [True, False], [True, False]):
-        ours, theirs = both(mine, other, 3, 4, layers, bias=bias, batch_first=batch_first, **more)
-        shape, parts = ((2, 5, 3) if batched else (5, 3)), (2 if kind == "lstm" else 1) * given
-        sizes = (layers, (2 if batch_first else 5), 4) if batched else (layers, 4)
-        state = [rng.standard_normal(sizes) for _ in range(parts)]
-        compare(ours, theirs, rng.standard_normal(shape), state)
-
-
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_cells(kind, bias):
