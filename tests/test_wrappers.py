@@ -10,7 +10,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.autograd.nest import leaves, like, map_nest
-from tinygrad_rnn.errors import ArgumentError
+from tinygrad_rnn.errors import ArgumentError, TinygradError
 
 nn = tg.nn
 N = 4
@@ -163,6 +163,15 @@ def test_zoneout_takes_the_value_itself_where_the_other_is_infinite_or_far_large
     assert set(np.unique(got)) == {np.float32(far), np.float32(0.123)}
 
 
+def test_zoneout_hides_no_part_that_a_cell_adds_to_its_state():
+    class Grows(Pass):
+        def step(self, x, state):
+            return x, (x, x)
+
+    with pytest.raises(TinygradError):
+        nn.Zoneout(Grows(), 0.5).step(tg.ones(1, N), (tg.ones(1, N),))
+
+
 # --- VariationalDropout (Gal and Ghahramani 2016, sect. 4) ---
 
 
@@ -266,16 +275,10 @@ def test_weight_dropout_acts_on_the_weight_named_and_dropped_weights_have_no_gra
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), "0.5"])
 def test_what_is_no_probability_is_refused(p):
-    makers = [
-        lambda: nn.Zoneout(CELLS["LSTM"](), p),
-        lambda: nn.Zoneout(CELLS["LSTM"](), (0.5, p)),
-        lambda: nn.VariationalDropout(CELLS["LSTM"](), p),
-        lambda: nn.VariationalDropout(CELLS["LSTM"](), 0.5, p),
-        lambda: nn.WeightDropout(CELLS["LSTM"](), p),
-    ]
-    for make in makers:
+    V, W, Z = nn.VariationalDropout, nn.WeightDropout, nn.Zoneout
+    for wrap, given in [(Z, p), (Z, (0.5, p)), (V, p), (lambda cell, p: V(cell, 0.5, p), p), (W, p)]:
         with pytest.raises(ArgumentError, match=r"^(Zoneout|VariationalDropout|WeightDropout): .*probability"):
-            make()
+            wrap(CELLS["LSTM"](), given)
 
 
 @pytest.mark.parametrize("p", [(), (0.1,), (0.1, 0.2, 0.3), (0.1, (0.2,))])

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, GraphError, ShapeError
+from ..kernels.locks import lock_across_forks
 from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_whole, read_only, summed_to
-from .tape import Node, enable_grad, lock_across_forks, no_grad, thread, writes
+from .tape import Node, enable_grad, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
 

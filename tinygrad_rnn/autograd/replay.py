@@ -9,7 +9,9 @@ pieces of one long gradient.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +25,7 @@ from ..ops.shape import astype, concat, reshape
 from ..settings import FLOAT32, FLOAT64
 from .backward import grad
 from .nest import leaves, like, map_nest
-from .tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick
+from .tape import Node, Watcher, enable_grad, is_grad_enabled, root_of, thread, tick, writes
 from .tensor import Tensor, as_tensor
 
 
@@ -42,12 +44,11 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     if not is_grad_enabled():
         return f(*xs)
     run = Run(f, xs)
-    hooks = [_hooks(t.node) for t in run.inputs]
     with run.draws:
-        run.course, made = run.go(run.inputs)
-    run.course.refuse_side_effects(any(_hooks(t.node) != n for t, n in zip(run.inputs, hooks)))
+        course, made = run.go(run.inputs)
+    course.refuse_side_effects(run.inputs)
     outputs = [as_tensor(y) for y in leaves(made)]
-    tensors = run.closed_over()
+    tensors = run.close(course)
     wanted = tuple([t._requires_grad for t in tensors])
     flowing = [y for y in outputs if y._requires_grad]
     if True not in wanted or not flowing:
@@ -75,18 +76,15 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     return like(made, iter(picked))
 
 
-def _hooks(node: Node | None) -> int:
-    return len(node.hooks) if node is not None and node.hooks else 0
-
-
 class _Course(Watcher):
-    """What one run did: its nodes, a number for each value to know it again by, and the tensors used from outside."""
+    """What one run did: its nodes, a number for each value to know it again by, and what it used from outside."""
 
     def __init__(self, scales: bool) -> None:
         self.since = tick()
         self.nodes: list[Node] = []
+        self.leaves: list[Node] = []  # that need a gradient, and were made inside
         self.outer: dict[int, Tensor] = {}
-        self.leaves_inside = False
+        self.read: dict[tuple[int, int], Any] = {}
         self.what = 0
         self.numbers = array("d")
         self.scales = array("d") if scales else None
@@ -94,38 +92,60 @@ class _Course(Watcher):
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
         self.nodes.append(node)
         for x in inputs:
-            self.used(x)
-        self.note(node.op.name if node.op is not None else "", node.wanted, y)
+            if x is not None:
+                self.used(x)
+        settings = self.known(node.settings) if node.settings else None
+        self.note((node.op.name if node.op is not None else "", node.wanted, settings), y)
 
-    def note(self, name: str, wanted: tuple[bool, ...], y: np.ndarray[Any, Any]) -> None:
+    def used(self, x: Tensor) -> None:
+        """Note a tensor that the run did not make."""
+        node = x.node
+        if node is not None and node.order > self.since:
+            if node.op is not None:
+                return
+            if x._requires_grad:
+                self.leaves.append(node)
+        elif x._requires_grad and node is not None:
+            self.outer.setdefault(node.order, x)  # it is saved, and writes to it are noticed
+            return
+        root = root_of(x._array)
+        key = id(root), writes.stamp(root)
+        if key not in self.read:
+            self.read[key] = root
+            self.note("read", x._array)
+
+    def note(self, what: Any, y: np.ndarray[Any, Any]) -> None:
         """Note one value."""
-        self.what = hash((self.what, name, y.shape, wanted))
+        self.what = hash((self.what, what, y.shape))
         flat = y.ravel() if y.dtype.kind == "f" else y.ravel().astype(np.float64)
         with np.errstate(all="ignore"):
             self.numbers.append(_projected(flat))
             if self.scales is not None:
-                rough = 1e-4 if flat.dtype == np.float32 else 1e-9
-                self.scales.append(
-                    rough * math.sqrt(float(np.dot(flat, flat))) if np.isfinite(self.numbers[-1]) else 0.0
-                )
+                rough = 1e-5 if flat.dtype == np.float32 else 1e-12
+                finite = math.isfinite(self.numbers[-1])
+                self.scales.append(rough * math.sqrt(float(np.dot(flat, flat))) if finite else 0.0)
 
-    def used(self, x: Any) -> None:
-        """Note a tensor that needs a gradient and was there before the run."""
-        if isinstance(x, Tensor) and x._requires_grad and x.node is not None:
-            if x.node.order < self.since:
-                self.outer.setdefault(x.node.order, x)
-            elif x.node.op is None:
-                self.leaves_inside = True
+    def known(self, setting: Any) -> Any:
+        """A setting as something to compare; arrays in it are noted like values."""
+        if isinstance(setting, dict):
+            return tuple([(name, self.known(part)) for name, part in setting.items()])
+        if isinstance(setting, (tuple, list)):
+            return tuple([self.known(part) for part in setting])
+        if isinstance(setting, Tensor):
+            setting = setting._array
+        if isinstance(setting, np.ndarray) and setting.dtype.kind in "biuf":
+            self.note("setting", setting)
+            return setting.dtype.char
+        return None if isinstance(setting, Run) else repr(setting)
 
-    def refuse_side_effects(self, hooked: bool) -> None:
+    def refuse_side_effects(self, inputs: Sequence[Tensor]) -> None:
         """Raise for what would happen again, to other tensors, in the second run."""
+        outside = [t.node for t in (*inputs, *self.outer.values()) if t.node is not None]
         what = None
-        if self.leaves_inside:
-            what = "makes a tensor that requires a gradient"
-        elif hooked or any(node.hooks for node in self.nodes):
+        if any(node.hooks and max(node.hooks) > self.since for node in (*self.nodes, *self.leaves, *outside)):
             what = "registers a hook"
-        elif any(node.owner is not None for node in self.nodes):
-            what = "retains a gradient"
+        elif any(node.owner is not None and node.owner() is not None for node in (*self.nodes, *self.leaves)):
+            what = "makes a tensor that keeps its gradient"
         if what is not None:
             raise GraphError(
                 f"scan: with checkpoint, a step that {what} cannot be run again",
@@ -151,6 +171,8 @@ class Run:
         self.place = thread.state.place
         self.draws = Draws()
         self.course = _Course(scales=False)
+        self.read: list[weakref.ref[Any]] = []
+        self.end = 0
         self.sources: list[Node | None] = []
         self.wanted: tuple[bool, ...] = ()
         self.flowing: tuple[bool, ...] = ()
@@ -166,15 +188,19 @@ class Run:
         for y in leaves(made):
             y = as_tensor(y)
             course.used(y)
-            course.note("an output", (y._requires_grad,), y._array)
+            course.note(("an output", y._requires_grad), y._array)
         return course, made
 
-    def closed_over(self) -> list[Tensor]:
-        """The inputs, and the other tensors that the run used; the run no longer holds its nodes."""
+    def close(self, course: _Course) -> list[Tensor]:
+        """Keep what the second run is compared with. Returns the inputs, and the other tensors that were used."""
         own = {x.node.order for x in self.inputs if x.node is not None}
-        outer = [x for order, x in self.course.outer.items() if order not in own]
-        self.course.nodes, self.course.outer = [], {}
-        return [*self.inputs, *outer]
+        tensors = [*self.inputs, *[x for order, x in course.outer.items() if order not in own]]
+        for root in course.read.values():
+            with contextlib.suppress(TypeError):  # memory of a foreign kind, which is not written through tensors
+                self.read.append(weakref.ref(root))
+        course.nodes, course.leaves, course.outer, course.read, self.inputs = [], [], {}, {}, []
+        self.course, self.end = course, tick()
+        return tensors
 
     def gradients(self, tensors: Sequence[Tensor], g: Tensor) -> list[Any]:
         """The gradients of all inputs and of what is closed over, from a second run. They can be differentiated."""
@@ -197,12 +223,19 @@ class Run:
         return [next(found) if x._requires_grad else None for x in starts]
 
     def _again(self, starts: Sequence[Tensor]) -> list[Tensor]:
+        for root in [reference() for reference in self.read]:
+            if root is not None and writes.stamp(root) > self.end:
+                raise GraphError(
+                    f"scan: a value that {self} reads, of {root.nbytes} bytes, was changed in place since",
+                    expected="the values of the first time, to compute the same again",
+                    hint="run backward() before optimizer.step(), or change a copy",
+                )
         state = thread.state
         outer = state.watchers, state.place
         try:
             state.watchers, state.place = (), self.place
             with enable_grad(), self.draws.repeated():
-                course, made = self.go(starts[: len(self.inputs)], scales=True)
+                course, made = self.go(starts[: len(list(leaves(self.xs)))], scales=True)
         finally:
             state.watchers, state.place = outer
         own = {x.node.order for x in starts if x.node is not None}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import GraphError
+from ..kernels.locks import lock_across_forks
 from ..ops.op import Op
 
 #: One clock for operations and in-place writes: the next number.
@@ -237,14 +237,6 @@ def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_short, value))}{',' if len(value) == 1 else ''})"
     return "..." if value is Ellipsis else repr(value)
-
-
-def lock_across_forks() -> Any:
-    """A lock that a forked child never inherits in use: a fork waits for it."""
-    lock = threading.RLock()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-    return lock
 
 
 class Writes:

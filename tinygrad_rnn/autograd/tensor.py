@@ -13,7 +13,7 @@ from ..errors import DtypeError, GraphError, ShapeError
 from ..ops import arrange, compare, contract, elementwise, index, reduce
 from ..ops import shape as shapes
 from .convert import array_of, arrays_of, checked_dtype, numpy_functions, plain_index
-from .tape import Node, thread, writes
+from .tape import Node, thread, tick, writes
 
 
 def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -240,7 +240,7 @@ class Tensor:
             raise GraphError("register_hook: this tensor has no gradient", hint="set requires_grad on it")
         if node.hooks is None:
             node.hooks = {}
-        hooks, key = node.hooks, len(node.hooks) + 1 + max(node.hooks, default=0)
+        hooks, key = node.hooks, tick()  # the clock's, so that it can be told which came when
         hooks[key] = hook
 
         def remove() -> None:

@@ -58,7 +58,7 @@ def unrolled(
     step: Step, carry: Any, xs: Any, place: Place, *, first: int = 0, checkpoint: str | int | None = None
 ) -> tuple[Any, Any]:
     """`scan` for what knows its place in a net; `first` is the number of the first step."""
-    steps, every = _length(xs), _pieces(checkpoint, _length(xs))
+    steps, every = _length(xs), pieces_of(checkpoint, _length(xs))
     kept = _Kept(carry)
 
     def piece(carry: Any, xs: Any, first: int) -> tuple[Any, list[Any]]:
@@ -106,6 +106,19 @@ def at(place: Place) -> Iterator[State]:
         state.place = outer
 
 
+@contextlib.contextmanager
+def trial() -> Iterator[None]:
+    """What runs inside leaves no trace: nothing is recorded or seen, and random generators go back."""
+    state, draws = thread.state, Draws()
+    watchers, state.watchers = state.watchers, ()
+    try:
+        with no_grad(), draws:
+            yield
+    finally:
+        state.watchers = watchers
+        draws.take_back()
+
+
 def _length(xs: Any) -> int:
     sizes = {x.shape[0] if x.ndim else -1 for x in leaves(xs)}
     if len(sizes) != 1 or -1 in sizes:
@@ -118,10 +131,11 @@ def _length(xs: Any) -> int:
     return int(sizes.pop())
 
 
-def _pieces(checkpoint: str | int | None, steps: int) -> int | None:
+def pieces_of(checkpoint: str | int | None, steps: int) -> int | None:
+    """How many steps a piece has; None where nothing is run again."""
     if checkpoint is None:
         return None
-    if checkpoint == "sqrt":
+    if isinstance(checkpoint, str) and checkpoint == "sqrt":
         return max(math.isqrt(max(steps - 1, 0)) + 1, 1)
     if isinstance(checkpoint, (int, np.integer)) and not isinstance(checkpoint, bool) and checkpoint >= 1:
         return int(checkpoint)
@@ -155,7 +169,7 @@ class _Kept:
         if not all(isinstance(part, Tensor) for part in leaves(y)):
             y = map_nest(as_tensor, y)
         if self.outputs is None:
-            self.outputs = y, _parts(y)
+            self.outputs = map_nest(lambda part: np.broadcast_to(part.dtype.type(0), part.shape), y), _parts(y)
         elif not alike(y, self.outputs[0]) or _parts(y) != self.outputs[1]:
             raise ShapeError(
                 "the step returned another output than at first", expected=_in_words(self.outputs[0]), got=_in_words(y)
@@ -173,8 +187,6 @@ def _in_words(nest: Any) -> str:
 
 def _nothing(step: Step, carry: Any, xs: Any, place: Place, kept: _Kept) -> Any:
     """The outputs of no steps: empty, in the shapes of those that one step on zeros gives."""
-    draws = Draws()
-    with no_grad(), draws, at(place):
+    with trial(), at(place):
         _, y = kept.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
-    draws.take_back()
     return map_nest(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)

@@ -17,7 +17,6 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from .. import settings
+from .locks import lock_across_forks
 
 # Not `reassoc`: it folds the rounding trick of scalar.py. Not `nnan`, `ninf`: NaN must stay NaN.
 _HEADER = """\
@@ -42,9 +42,7 @@ scalar = numba.njit(**OPTIONS)
 """
 
 #: Held during what a fork must not interrupt: a child would inherit Numba's lock, or the loader's, in use.
-lock = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+lock = lock_across_forks()
 _announced = False
 _warned = False
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd.nest import map_nest
 from ..autograd.tape import Place
 from ..autograd.tensor import Tensor, as_tensor
-from ..compiler.run import at, unrolled
+from ..compiler.run import at, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
 from ..ops.random import dropout
 from ..ops.shape import concat, permute_dims
@@ -134,6 +134,7 @@ class Recurrent(OverTime):
         if not isinstance(cell, Cell):
             raise ArgumentError("Recurrent: this runs a cell", expected="a tg.nn.Cell", got=type(cell).__name__)
         self.cell, self.batch_first, self.reverse, self.checkpoint = cell, batch_first, reverse, checkpoint
+        pieces_of(checkpoint, 1)  # refuses what is none
         self.layer = 0
 
     @property
@@ -146,6 +147,9 @@ class Recurrent(OverTime):
 
         def step(state: Any, x: Any) -> tuple[Any, Any]:
             output, new = cell.step(x, state)
+            if not isinstance(output, Tensor) or not output.ndim or output.shape[0] != x.shape[0]:
+                got = output.shape if isinstance(output, Tensor) else type(output).__name__
+                raise ShapeError("the output of a cell is one tensor", expected=f"({x.shape[0]}, features)", got=got)
             return new, output
 
         def over(x: Any, state: Any, first: int) -> tuple[Any, Any]:

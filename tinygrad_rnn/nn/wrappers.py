@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..autograd.create import ones_like
-from ..autograd.nest import leaves, like, map_nest, skeleton
+from ..autograd.nest import alike, leaves, like, map_nest, skeleton, structure
 from ..autograd.tensor import tensor
-from ..errors import ArgumentError
+from ..compiler.run import trial
+from ..errors import ArgumentError, ShapeError
 from ..ops.elementwise import where
 from ..ops.random import dropout, dropped, generator
 from .cell import Cell
@@ -76,16 +77,21 @@ class Zoneout(Wrapper):
         p = self.p if isinstance(self.p, (tuple, list, dict)) else map_nest(lambda _: self.p, state)
         if skeleton(p) != skeleton(state):
             raise ArgumentError("Zoneout: p is no nest as the state", expected=skeleton(state), got=skeleton(p))
-        new = map_nest(lambda _, part: part, state, new)
+        if not alike(new, state):
+            raise ShapeError(
+                f"{self.cell.title}: the step returned another state than it was given",
+                expected=structure(state),
+                got=structure(new),
+            )
         kept = map_nest(self._kept, p, state, new)
         where = [i for i, part in enumerate(leaves(new)) if part is output]
         return (list(leaves(kept))[where[0]] if where else output), like(new, leaves(kept))
 
     def _kept(self, p: float, old: Any, new: Any) -> Any:
-        if not p:
+        if not p or new.dtype.kind != "f":
             return new
         if not self.training:
-            return p * old + (1.0 - p) * new
+            return old if p == 1.0 else p * old + (1.0 - p) * new
         return where(dropout(ones_like(new), p, True, self.rng) > 0.0, new, old)
 
     def extra_repr(self) -> str:
@@ -110,6 +116,7 @@ class VariationalDropout(Wrapper):
     """
 
     _keys: tuple[int, int] | None = None  # of the masks, where they are drawn
+    _calls_seen: bool | None = None  # whether the cell does, where that is known
 
     def __init__(self, cell: Cell, dropout: float = 0.0, recurrent_dropout: float = 0.0, rng: Rng = None) -> None:
         super().__init__(cell)
@@ -121,7 +128,7 @@ class VariationalDropout(Wrapper):
         if self._keys is not None:
             return self
         made: Any = copy.copy(self)
-        made.cell = self.cell.for_sequence()
+        made.cell, made._calls_seen = self.cell.for_sequence(), None
         # A number is a function of key and place, so a key is a mask: rows that end early leave the others' alone.
         first, second = (int(key) for key in generator(self.rng).integers(2**63, size=2)) if self.training else (0, 0)
         made._keys = first, second
@@ -138,16 +145,22 @@ class VariationalDropout(Wrapper):
             x = dropped(x, self.dropout, key_x)
         if not self.recurrent_dropout:
             return self.cell.step(x, state)
-        innermost = self.innermost
-        if not _calls_seen(innermost):
-            first, *others = leaves(state)
-            return self.cell.step(x, like(state, iter([dropped(first, self.recurrent_dropout, key_h), *others])))
-        seen = innermost.seen
+        seen = self.innermost.seen
+        used: list[Any] = []
 
         def masked(hidden: Any) -> Any:
+            used.append(hidden)
             return seen(dropped(hidden, self.recurrent_dropout, key_h))
 
-        return self.cell.with_attribute("seen", masked).step(x, state)
+        cell = self.cell.with_attribute("seen", masked)
+        if self._calls_seen is None:
+            with trial():
+                cell.step(x, state)
+            self._calls_seen = bool(used)
+        if self._calls_seen:
+            return cell.step(x, state)
+        first, *others = leaves(state)
+        return self.cell.step(x, like(state, iter([dropped(first, self.recurrent_dropout, key_h), *others])))
 
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}, recurrent_dropout={self.recurrent_dropout}"
@@ -215,13 +228,6 @@ class LearnedState(Wrapper):
         zero = self.cell.initial_state(batch_size)
         learned = (getattr(self, f"initial_{i}").broadcast_to(part.shape) for i, part in enumerate(leaves(zero)))
         return like(zero, learned)
-
-
-def _calls_seen(cell: Cell) -> bool:
-    """Whether the cell's class, or one between it and `Cell`, mentions `seen`."""
-    classes = type(cell).__mro__[: type(cell).__mro__.index(Cell)]
-    codes = [getattr(method, "__code__", None) for one in classes for method in vars(one).values()]
-    return any(code is not None and "seen" in code.co_names for code in codes)
 
 
 def _probability(p: Any, name: str, argument: str) -> float:

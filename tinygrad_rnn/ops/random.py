@@ -15,12 +15,13 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..kernels import draw
+from ..kernels.locks import lock_across_forks
 from .declare import Array, Refusal, call, composite, opaque
 from .reduce import argmax
 
 _generator = np.random.default_rng()
 _thread = threading.local()
-_repeating = threading.RLock()
+_repeating = lock_across_forks()
 
 
 def manual_seed(n: int) -> None:
