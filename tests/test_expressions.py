@@ -193,7 +193,7 @@ def test_the_tape_prints_every_op_that_ran(expression):
     lines = str(tape).splitlines()
     printed = Counter()
     for n, line in enumerate(lines):
-        found = re.match(r"%(\d+) = (\w+)(\(.*\))? +\([\d, ]*\) (float64|int64|bool)$", line)
+        found = re.match(r"%(\d+) = (\w+)(\(.*\))? +\([\d, ]*\) (float32|float64|int64|bool)$", line)
         assert found, line
         assert int(found[1]) == n
         assert all(int(operand) < n for operand in re.findall(r"%(\d+)", found[3] or ""))

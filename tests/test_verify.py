@@ -10,6 +10,7 @@ import pytest
 import tinygrad_rnn as tg
 from tinygrad_rnn.errors import ArgumentError
 from tinygrad_rnn.ops.declare import elementwise
+from tinygrad_rnn.ops.op import REGISTRY
 
 nn = tg.nn
 
@@ -34,6 +35,10 @@ def cut_square(x):
 @cut_square.vjp("x")
 def _(g, x):
     return g * 2.0 * (x.detach() if isinstance(x, tg.Tensor) else x)
+
+
+for name in ("crooked_sigmoid", "cut_square"):  # what goes through the registry finds only what is right
+    del REGISTRY[name]
 
 
 class Sound(nn.Cell):

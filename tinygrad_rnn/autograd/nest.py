@@ -8,14 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..errors import ShapeError
+
 
 def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
-    """The nest of function(leaf, ...) over nests of the same structure, in the types of the first."""
+    """The nest of function(leaf, ...) over nests of the same structure, in the types of the first.
+
+    Leaves of dictionaries go in the order of the keys, sorted.
+    """
     first = nests[0]
     if isinstance(first, dict):
-        return {key: map_nest(function, *[nest[key] for nest in nests]) for key in first}
+        return {key: map_nest(function, *[nest[key] for nest in nests]) for key in sorted(first)}
     if not isinstance(first, (tuple, list)):
         return None if first is None else function(*nests)
+    if any(len(nest) != len(first) for nest in nests):
+        raise ShapeError("nests of different structure", expected=skeleton(first), got=skeleton(nests[-1]))
     parts = [map_nest(function, *group) for group in zip(*nests)]
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
 
@@ -23,7 +30,7 @@ def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
 def leaves(nest: Any) -> Iterator[Any]:
     """The leaves in order."""
     if isinstance(nest, (tuple, list, dict)):
-        for part in nest.values() if isinstance(nest, dict) else nest:
+        for part in [nest[key] for key in sorted(nest)] if isinstance(nest, dict) else nest:
             yield from leaves(part)
     elif nest is not None:
         yield nest
@@ -49,7 +56,7 @@ def alike(a: Any, b: Any) -> bool:
 def structure(nest: Any, leaf: Callable[[Any], str] | None = None) -> str:
     """The structure in words: `(tensor (2, 3), tensor (2, 3))`; what stands for a leaf can be chosen."""
     if isinstance(nest, dict):
-        return f"{{{', '.join(f'{key}: {structure(part, leaf)}' for key, part in nest.items())}}}"
+        return f"{{{', '.join(f'{key}: {structure(nest[key], leaf)}' for key in sorted(nest))}}}"
     if isinstance(nest, (tuple, list)):
         return f"({', '.join(structure(part, leaf) for part in nest)})"
     if nest is None:

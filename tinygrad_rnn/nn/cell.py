@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..autograd.create import zeros
-from ..autograd.nest import leaves, map_nest, structure
+from ..autograd.nest import leaves, like, map_nest, structure
 from ..autograd.tape import Node, thread
 from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError, GraphError, ShapeError
+from ..errors import ArgumentError, DtypeError, GraphError, ShapeError
 from ..ops.contract import linear
 from . import init
 from .module import Module, Parameter
@@ -34,6 +34,10 @@ class Cell(Module):
 
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first step."""
+        if getattr(self, "hidden_size", None) is None:
+            raise ArgumentError(
+                f"{self.title}: its state is not known", hint="define initial_state, or set hidden_size"
+            )
         return self.zeros(batch_size, self.hidden_size)
 
     def step(self, x: Any, state: Any) -> tuple[Any, Any]:
@@ -73,12 +77,8 @@ class Cell(Module):
         Raises:
             ShapeError: where nest or shapes differ; broadcasting a state is mostly a mistake.
         """
-        zero = self.initial_state(batch_size)
-        if state is None:
-            return map_nest(as_tensor, zero)
-        if structure(state) != structure(zero):
-            raise ShapeError(f"{self.title}: the state does not fit", expected=structure(zero), got=structure(state))
-        return map_nest(lambda _, given: as_tensor(given), zero, state)
+        zero = map_nest(as_tensor, self.initial_state(batch_size))
+        return zero if state is None else fitting(state, zero, self.title)
 
     def forward(self, x: Any, state: Any = None) -> Any:
         x, state = as_tensor(x), attached(state, self.title)
@@ -88,7 +88,25 @@ class Cell(Module):
         if x.ndim != 2:
             raise ShapeError(f"{self.title}: x is one step", expected="(B, I) or (I,)", got=x.shape)
         self.check_features(x)
-        return self.step(x, self.fitted(state, x.shape[0]))[1]
+        return self.checked_step(x, self.fitted(state, x.shape[0]))[1]
+
+    def checked_step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        """`step`, where it returns an output (B, H) and a state.
+
+        Raises:
+            ShapeError: where it does not.
+        """
+        made = self.step(x, state)
+        if not isinstance(made, (tuple, list)) or len(made) != 2:
+            got = f"{len(made)} parts" if isinstance(made, (tuple, list)) else type(made).__name__
+            raise ShapeError(f"{self.title}: step returns two things", expected="(output, new state)", got=got)
+        output = made[0]
+        if not isinstance(output, Tensor) or output.ndim < 1 or output.shape[0] != x.shape[0]:
+            got = str(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ShapeError(
+                f"{self.title}: the output of a step is one tensor", expected=f"({x.shape[0]}, features)", got=got
+            )
+        return made[0], made[1]
 
     def check_features(self, x: Tensor) -> None:
         """Raise ShapeError where x (..., I) has another number of features than the cell's `input_size`, if it has."""
@@ -118,6 +136,21 @@ def changed(module: Any, name: str, value: Any) -> Any:
     if below:
         return module.with_child(child, changed(dict(module.named_children())[child], below, value))
     return module.with_child(name, value)
+
+
+def fitting(state: Any, zero: Any, title: str) -> Any:
+    """The state in the nest of `zero`.
+
+    Raises:
+        ShapeError, DtypeError: where nest or shapes differ from that, or integers stand for floating numbers.
+    """
+    state = map_nest(as_tensor, state)
+    if structure(state) != structure(zero):
+        raise ShapeError(f"{title}: the state does not fit", expected=structure(zero), got=structure(state))
+    for given, part in zip(leaves(state), leaves(zero)):
+        if given.dtype.kind != part.dtype.kind:  # float32 beside float64 is for the products to refuse
+            raise DtypeError(f"{title}: the state is of another dtype", expected=part.dtype, got=given.dtype)
+    return like(zero, leaves(state))
 
 
 def attached(state: Any, title: str) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..autograd.create import zeros
-from ..autograd.nest import leaves, like, map_nest, structure
-from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError, ShapeError
+from ..autograd.nest import leaves, like, map_nest
+from ..autograd.tensor import Tensor
+from ..errors import ArgumentError
 from ..ops.shape import stack
-from .cell import Cell, GatedCell, check_sizes, check_switches
+from .cell import Cell, GatedCell, check_sizes, check_switches, fitting
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .module import Module, Parameter
 from .recurrent import Bidirectional, Lengths, OverTime, Recurrent, Stacked
@@ -47,7 +47,9 @@ class Layers(OverTime):
     ) -> None:
         name = type(self).__name__
         check_sizes(name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        check_switches(name, bias=bias, batch_first=batch_first, bidirectional=bidirectional)
+        check_switches(
+            name, bias=bias, batch_first=batch_first, bidirectional=bidirectional, learned_state=learned_state
+        )
         if not 0.0 <= dropout <= 1.0:
             raise ArgumentError(f"{name}: not a probability", expected="0 <= dropout <= 1", got=dropout)
         if dropout and num_layers == 1:
@@ -142,13 +144,7 @@ class Layers(OverTime):
     def _unstacked(self, state: Any, batch_size: int) -> list[Any]:
         """A nest of (layers, B, H) as a list of nests."""
         zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
-        if structure(state) != structure(zero):
-            raise ShapeError(
-                f"{type(self).__name__}: the state does not fit",
-                expected=f"{structure(zero)}: (layers times directions, batch, features)",
-                got=structure(state),
-            )
-        state = map_nest(lambda _, given: as_tensor(given), zero, state)
+        state = fitting(state, zero, type(self).__name__)
         return [map_nest(lambda part, i=i: part[i], state) for i in range(len(self.cells))]
 
     def extra_repr(self) -> str:

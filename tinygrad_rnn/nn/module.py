@@ -168,7 +168,8 @@ class Module:
 
     def __repr__(self) -> str:
         children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
-        inside = "\n" + "\n".join(children) + "\n" if children else self.extra_repr()
+        said = self.extra_repr()
+        inside = (f"{said}," if said else "") + "\n" + "\n".join(children) + "\n" if children else said
         return f"{type(self).__name__}({inside})"
 
     def extra_repr(self) -> str:

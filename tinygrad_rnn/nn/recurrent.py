@@ -14,7 +14,7 @@ from ..compiler.run import at, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
 from ..ops.random import dropout
 from ..ops.shape import concat, permute_dims
-from .cell import Cell, attached
+from .cell import Cell, attached, check_switches
 from .lengths import checked_lengths, over_live_rows
 from .module import Module, ModuleList
 
@@ -32,7 +32,8 @@ class OverTime(Module):
                them is never read.
 
     and returns the outputs (T, B, H), which are 0 past a row's length, and the final state, each row's at its last step
-    (with `reverse`, its first; there the row starts at its last step).
+    (with `reverse`, its first; there the row starts at its last step). Outputs of no steps at all (T = 0, or all
+    lengths 0) depend on nothing, and require no gradient.
 
     Raises:
         ShapeError, DtypeError, ArgumentError: where x, state or lengths do not fit, naming layer, direction and step.
@@ -133,8 +134,10 @@ class Recurrent(OverTime):
     ) -> None:
         if not isinstance(cell, Cell):
             raise ArgumentError("Recurrent: this runs a cell", expected="a tg.nn.Cell", got=type(cell).__name__)
-        self.cell, self.batch_first, self.reverse, self.checkpoint = cell, batch_first, reverse, checkpoint
+        self.cell, self.batch_first, self.checkpoint = cell, batch_first, checkpoint
+        check_switches("Recurrent", batch_first=batch_first, reverse=reverse)
         pieces_of(checkpoint, 1)  # refuses what is none
+        self.reverse = bool(reverse)
         self.layer = 0
 
     @property
@@ -146,10 +149,7 @@ class Recurrent(OverTime):
         cell, place = self.cell.for_sequence(), self.place
 
         def step(state: Any, x: Any) -> tuple[Any, Any]:
-            output, new = cell.step(x, state)
-            if not isinstance(output, Tensor) or not output.ndim or output.shape[0] != x.shape[0]:
-                got = output.shape if isinstance(output, Tensor) else type(output).__name__
-                raise ShapeError("the output of a cell is one tensor", expected=f"({x.shape[0]}, features)", got=got)
+            output, new = cell.checked_step(x, state)
             return new, output
 
         def over(x: Any, state: Any, first: int) -> tuple[Any, Any]:
@@ -185,7 +185,7 @@ def one_order(layers: Sequence[OverTime], name: str, batch_first: bool) -> bool:
     inside = {layer.batch_first for layer in layers}
     if inside == {True, False}:
         raise ArgumentError(
-            f"{name}: some layers inside have batch_first and some have not", hint=f"{name}(..., batch_first=True)"
+            f"{name}: some layers inside have batch_first and some have not", hint=f"say it to {name} only"
         )
     return batch_first or inside == {True}
 
