@@ -252,3 +252,10 @@ def test_it_takes_cells_and_must_know_the_size_of_x():
     with pytest.raises(ArgumentError, match="input_size"):
         nn.verify(cell)
     assert nn.verify(cell, input_size=2)
+
+
+def test_a_large_cell_is_examined_along_a_few_directions_and_a_wrong_derivative_still_shows():
+    assert nn.verify(nn.LSTMCell(24, 48))
+    wrong = nn.verify(WrongDerivative(24, 48)).wrong
+    assert "suspect the vjp of crooked_sigmoid" in wrong["first derivatives"]
+    assert "second derivatives" in nn.verify(WrongSecondDerivative(24, 48)).wrong

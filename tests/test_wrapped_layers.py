@@ -297,3 +297,12 @@ def test_layers_learn_their_initial_state(make, layers, both, lengths):
     again.load_state_dict(layer.state_dict())
     agree(again(x, None, lengths), results[0])
     agree(layer(x[:, 0])[0], layer(x)[0][:, 0])
+
+
+def test_variational_dropout_leaves_the_memory_of_a_cell_inside_a_user_s_cell_alone():
+    gru = nn.GRUCell(N, N)
+    for parameter in gru.parameters():
+        nn.init.zeros_(parameter)
+    for cell in (gru, Around(gru)):
+        state = nn.Recurrent(V(cell, 0.0, 0.5))(tg.zeros(2, 3, N), tg.ones(3, N))[1]
+        agree(state, np.full((3, N), 0.25))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -127,6 +129,16 @@ def begun(module: Any) -> Any:
         inside = child.for_sequence() if isinstance(child, Cell) else begun(child)
         if inside is not child:
             made = made.with_child(name, inside)
+    return made
+
+
+def seeing(module: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a module in which `seen` of every cell is what `change` makes of it."""
+    made = copy.copy(module)
+    for name, child in module.named_children():
+        made = made.with_child(name, seeing(child, change))
+    if isinstance(module, Cell):
+        made.seen = change(module.seen)
     return made
 
 

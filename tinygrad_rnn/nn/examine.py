@@ -13,7 +13,7 @@ import numpy as np
 from ..autograd.backward import grad
 from ..autograd.check import gradcheck, gradgradcheck
 from ..autograd.nest import leaves, like, map_nest, skeleton
-from ..autograd.tensor import Tensor, tensor
+from ..autograd.tensor import Tensor, as_tensor, tensor
 from ..errors import ArgumentError, TinygradError
 from ..ops.random import Draws
 from .cell import Cell
@@ -21,6 +21,8 @@ from .module import Module, Parameter
 from .recurrent import Bidirectional, Recurrent
 
 STEPS, ROWS = 4, 3
+#: Of an input with more elements, derivatives are taken along so many random directions.
+FEW = 12
 #: Two numbers are the same where they differ by no more than this, relative to the largest: rounding, in float64.
 CLOSE = 1e-9
 
@@ -64,7 +66,8 @@ class Report:
 def verify(cell: Cell, input_size: int | None = None) -> Report:
     """Examine a cell: derivatives, rows, padding, streams, training and evaluation.
 
-    A copy in float64 is run on random numbers, small ones: a few rows and steps. The cell itself, its modes and the
+    A copy in float64 is run on random numbers, over a few rows and steps; the derivatives of large inputs are taken
+    along a few random directions. The cell itself, its modes and the
     random generators stay as they are.
 
     Args:
@@ -205,7 +208,31 @@ class Examination:
         state = [f"state {i}" if len(parts) > 1 else "the state" for i in floating]
         self.names = ["x", *state, *(owners[id(p)][0] for p in parameters)]
         point = [self.x[0, :2], *(parts[i] for i in floating), *parameters]
-        return f, [tensor(np.asarray(one), requires_grad=True) for one in point]
+        return _few(f, [tensor(np.asarray(one)) for one in point])
+
+
+def _few(f: Callable[..., Any], point: list[Tensor]) -> tuple[Callable[..., Any], list[Tensor]]:
+    """f along a few random directions of each large input, and of its large outputs a few random sums.
+
+    So a large cell costs no more than a small one, and a wrong derivative still shows.
+    """
+    rng = np.random.default_rng(1)
+    directions = [None if t.size <= FEW else tensor(rng.standard_normal((FEW, t.size)) / FEW) for t in point]
+    start = [t if d is None else tensor(np.zeros(FEW)) for t, d in zip(point, directions)]
+    sums: dict[tuple[int, int], Tensor] = {}
+
+    def along(*few: Tensor) -> list[Tensor]:
+        inputs = [c if d is None else t + (c @ d).reshape(t.shape) for t, d, c in zip(point, directions, few)]
+        outputs = []
+        for i, y in enumerate(f(*inputs)):
+            if y.size > FEW:
+                if (i, y.size) not in sums:
+                    sums[i, y.size] = tensor(rng.standard_normal((y.size, FEW)))
+                y = y.reshape(-1) @ sums[i, y.size]
+            outputs.append(y)
+        return outputs
+
+    return along, [tensor(t, requires_grad=True) for t in start]
 
 
 # --- The examinations: each yields what is wrong, in words. The docstring is its name. ---
@@ -214,7 +241,7 @@ class Examination:
 def one_step(exam: Examination) -> Iterator[str]:
     """one step: an output, and a state as it was given."""
     for rows in (ROWS, 1):
-        zero = exam.cell.initial_state(rows)
+        zero = map_nest(as_tensor, exam.cell.initial_state(rows))
         made = exam.cell.step(tensor(exam.x[0, :rows]), zero)
         if not isinstance(made, (tuple, list)) or len(made) != 2:
             yield f"step returns {type(made).__name__}\nexpected (output, new state)"

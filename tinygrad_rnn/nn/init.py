@@ -89,7 +89,7 @@ def orthogonal_recurrent_(module: Any, gain: float = 1.0, rng: Rng = None) -> No
     Raises:
         ArgumentError: where the module holds no cell that has one.
     """
-    for cell in _cells("orthogonal_recurrent_", module, "a recurrent matrix", lambda c: c.weight_hh.ndim == 2):
+    for cell in _cells("orthogonal_recurrent_", module, "a recurrent matrix", _is_stack_of_gates):
         orthogonal_(cell.weight_hh, gain, rng, blocks=len(cell.gates))
 
 
@@ -148,6 +148,11 @@ def _cells(name: str, module: Any, what: str, fits: Callable[[Any], bool]) -> li
     if not found:
         raise ArgumentError(f"{name}: no cell in it has {what}", got=repr(module).split("\n")[0])
     return found
+
+
+def _is_stack_of_gates(cell: Any) -> bool:
+    shape = cell.weight_hh.shape
+    return len(shape) == 2 and shape[0] == len(cell.gates) * cell.hidden_size
 
 
 def _set_bias(cell: Any, gate: str, value: Any) -> None:

@@ -71,6 +71,7 @@ class Layers(OverTime):
                 size *= 2
             layers.append(layer)
         self._stack = Stacked(layers, dropout, rng)
+        self.bias, self.proj_size = bias, of_cell.get("proj_size", 0)
         self.input_size, self.hidden_size = input_size, hidden_size
         self._learned: list[str] = []
         if learned_state:
@@ -80,6 +81,15 @@ class Layers(OverTime):
                 self._learned.append(f"initial_{of}")
                 first = zeros(len(self.cells), part.shape[1], dtype=part.dtype)
                 super().__setattr__(f"initial_{of}", Parameter(first))
+
+    @property
+    def dropout(self) -> float:
+        """The probability with which an output is dropped before the next layer, in training."""
+        return self._stack.dropout
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        self._stack.dropout = p
 
     @property
     def cells(self) -> list[GatedCell]:

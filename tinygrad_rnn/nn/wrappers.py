@@ -14,7 +14,7 @@ from ..compiler.run import trial
 from ..errors import ArgumentError, ShapeError
 from ..ops.elementwise import where
 from ..ops.random import dropout, dropped, generator
-from .cell import Cell
+from .cell import Cell, seeing
 from .module import Parameter
 
 Rng = np.random.Generator | None
@@ -145,14 +145,16 @@ class VariationalDropout(Wrapper):
             x = dropped(x, self.dropout, key_x)
         if not self.recurrent_dropout:
             return self.cell.step(x, state)
-        seen = self.innermost.seen
         used: list[Any] = []
 
-        def masked(hidden: Any) -> Any:
-            used.append(hidden)
-            return seen(dropped(hidden, self.recurrent_dropout, key_h))
+        def masking(seen: Any) -> Any:
+            def masked(hidden: Any) -> Any:
+                used.append(hidden)
+                return seen(dropped(hidden, self.recurrent_dropout, key_h))
 
-        cell = self.cell.with_attribute("seen", masked)
+            return masked
+
+        cell: Cell = seeing(self.cell, masking)
         if self._calls_seen is None:
             with trial():
                 cell.step(x, state)
