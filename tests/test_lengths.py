@@ -382,7 +382,8 @@ def test_pieces_hold_a_tenth_of_the_memory():
     x = tg.randn(100, 8, 16, requires_grad=True)
     for make in (lambda **k: nn.LSTM(16, 32, **k), lambda **k: nn.GRU(16, 32, bidirectional=True, **k)):
         layers = {checkpoint: make(checkpoint=checkpoint) for checkpoint in (None, "sqrt", 1)}
-        found = {checkpoint: held(lambda layer=layer: layer(x)) for checkpoint, layer in layers.items()}
+        with tg.engine("eager"):
+            found = {checkpoint: held(lambda layer=layer: layer(x)) for checkpoint, layer in layers.items()}
         assert found["sqrt"] < 0.1 * found[None], found
         assert found["sqrt"] < found[1] < found[None], found
 

@@ -25,7 +25,7 @@ from .autograd.recompute import checkpoint
 from .autograd.tape import Tape, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, from_numpy, tensor
 from .autograd.transforms import hessian, hvp, jacobian, jvp, vjp
-from .compiler.run import scan
+from .compiler.run import engine, scan
 from .files import load, save
 from .ops.activation import elu, gelu, hard_sigmoid, leaky_relu, silu, softsign
 from .ops.arrange import flip, pad, repeat, roll, tril, triu
@@ -136,6 +136,7 @@ __all__ = [
     "elu",
     "embedding",
     "enable_grad",
+    "engine",
     "equal",
     "erf",
     "exp",

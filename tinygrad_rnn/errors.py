@@ -45,6 +45,10 @@ class GraphError(TinygradError, RuntimeError):
     """The tape cannot do what was asked: freed, detached, or changed behind its back."""
 
 
+class FusionError(TinygradError, RuntimeError):
+    """A step cannot become compiled kernels, and nothing else was allowed; the message names the operation."""
+
+
 class DeclarationError(TinygradError, TypeError):
     """An op was declared wrongly; raised when its module loads."""
 

@@ -41,7 +41,9 @@ class Pieces:
             self.whole, self.pieces, self.held = self.made(node), [], 0
 
     def made(self, node: Node) -> Any:
-        """All of it as one tensor."""
+        """All of it as one tensor; or, where a node has several outputs, as its vjp takes it."""
+        if self.pieces and self.pieces[0].gathers:
+            return self.pieces[0].made(self.pieces, node.shape)
         kinds: dict[type[Piece], None] = dict.fromkeys(map(type, self.pieces))
         total = self.whole
         for kind in kinds:
@@ -206,7 +208,8 @@ def _propagate(
         order = -heappop(heap)
         node, g = nodes.pop(order), totals.pop(order)
         if type(g) is Pieces:
-            g = g.made(node) if create_graph else g.made(node)._array
+            g = g.made(node)
+            g = g if create_graph or type(g) is list else g._array
         if node.hooks or node.owner is not None:
             g = _delivered(node, g, order in ours, create_graph, wanted is None)
         if wanted is not None and order in wanted:
@@ -220,7 +223,7 @@ def _propagate(
         elif writes.latest > order:
             writes.check(node, saved)
         if create_graph or not isinstance(op, Elementwise):
-            g = g if create_graph else Tensor(g)
+            g = g if create_graph or type(g) is list else Tensor(g)
             for source, part in pull_whole(node, saved, g, create_graph, anomaly, leading):
                 arrive(source, part)
         else:

@@ -13,7 +13,7 @@ from .. import settings
 from ..errors import DtypeError, GraphError, ShapeError
 from ..ops import COMPOSITES, REGISTRY
 from ..settings import FLOAT32, FLOAT64
-from .tape import thread
+from .tape import read, thread
 
 #: Where NumPy has a function under another name.
 _NUMPY_NAMES = {"abs": "absolute", "concat": "concatenate", "permute_dims": "transpose", "max": "amax", "min": "amin"}
@@ -61,6 +61,7 @@ def _unwrapped(data: Any, arrays: list[np.ndarray[Any, Any]], listed: bool = Fal
                 got=f"one {data.shape} that requires a gradient",
                 hint="tg.stack([...]), or x.detach() where no gradient is wanted",
             )
+        read(data)
         data = data._array
     elif hasattr(data, "detach"):  # PyTorch's
         data = data.detach().cpu().numpy()
@@ -84,6 +85,7 @@ def plain_index(key: Any) -> Any:
     if isinstance(key, tuple):
         return tuple([plain_index(list(part) if isinstance(part, tuple) else part) for part in key])
     if hasattr(key, "_array"):
+        read(key)
         return key._array.copy()
     if key is None or key is Ellipsis or isinstance(key, (np.generic, str)):
         return key

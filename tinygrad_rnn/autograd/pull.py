@@ -18,7 +18,7 @@ from .tensor import Tensor, as_tensor
 def pull_whole(
     node: Node,
     saved: tuple[Any, ...],
-    g: Tensor,
+    g: Any,
     create_graph: bool,
     anomaly: Any,
     leading: Container[int] | None,
@@ -45,6 +45,8 @@ def pull_whole(
             y = plan.kept.index("y")
             values[y] = op.restored(values[y], settings, shape)
     values.append(g)  # at -1
+    if type(g) is list and anomaly is not None:  # of several outputs
+        g = np.concatenate([np.zeros(0), *[part._array.ravel() for _, part in g]])
     for i, function, names in plan.pulls:
         source = parents[i]
         if leading is not None and not op.variadic and source is not None and source.order not in leading:
@@ -56,7 +58,8 @@ def pull_whole(
                 continue
             if isinstance(part, Piece):
                 if anomaly is not None:
-                    anomaly.see_gradient(node, j, as_tensor(type(part).made([part], parent.shape)), g)
+                    whole = part.g if part.gathers else as_tensor(type(part).made([part], parent.shape))
+                    anomaly.see_gradient(node, j, whole, g)
                 yield parent, part
                 continue
             fit = _fitting(op, j, part, parent, create_graph)

@@ -10,6 +10,7 @@ pieces of one long gradient.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import weakref
 from array import array
@@ -21,7 +22,7 @@ import numpy as np
 from ..errors import GraphError
 from ..ops.op import Array, Op, Piece
 from ..ops.random import Draws
-from ..ops.shape import astype, concat, reshape
+from ..ops.shape import astype
 from ..settings import FLOAT32, FLOAT64
 from .backward import grad
 from .nest import leaves, like, map_nest
@@ -49,31 +50,40 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     course.refuse_side_effects(run.inputs)
     outputs = [as_tensor(y) for y in leaves(made)]
     tensors = run.close(course)
+    run.wanted, run.sources = tuple([t._requires_grad for t in tensors]), [t.node for t in tensors]
+    return like(made, iter(joined(run, tensors, [y._array for y in outputs], [y._requires_grad for y in outputs])))
+
+
+def joined(run: Any, tensors: Sequence[Tensor], arrays: Sequence[Any], flows: Sequence[bool]) -> list[Tensor]:
+    """The outputs of one node, which has `tensors` as inputs: tensors that lead back to it, where a gradient flows.
+
+    Args:
+        run: what the node stands for. `run.gradients(tensors, arrived)` gives the gradients of the inputs (None for
+            none) from those of the outputs (None where none arrived), and can be differentiated where that is recorded.
+        tensors: its inputs.
+        arrays: its outputs.
+        flows: for each of these, whether a gradient goes through it.
+    """
     wanted = tuple([t._requires_grad for t in tensors])
-    flowing = [y for y in outputs if y._requires_grad]
-    if True not in wanted or not flowing:
-        return map_nest(lambda y: Tensor(as_tensor(y)._array), made)
-    run.wanted, run.sources = wanted, [t.node for t in tensors]
-    run.flowing = tuple(y._requires_grad for y in outputs)
-    dtype = FLOAT64 if any(y.dtype == FLOAT64 for y in flowing) else FLOAT32
-    # Behind the outputs' gradients stands a 1 for each that there is.
-    whole = np.broadcast_to(dtype.type(0), (sum(y.size for y in flowing) + len(flowing),))
+    if True not in wanted or True not in flows:
+        return [Tensor(array) for array in arrays]
+    state = thread.state
     saved = (tuple([t._array for t in tensors]),)
-    node = Node(_replay, tuple(run.sources), wanted, saved, {"run": run}, whole, run.place)
-    for watcher in thread.state.watchers:
-        watcher.see(node, tensors, whole)
-    start, number, picked = 0, 0, []
-    for y in outputs:
-        if y._requires_grad:
-            settings = {"start": start, "number": number - len(flowing)}
-            own = Node(_pick, (node,), (True,), (), settings, y._array, run.place)
-            picked.append(Tensor(y._array, own, True))
-            for watcher in thread.state.watchers:
-                watcher.see(own, (Tensor(whole, node, True),), y._array)
-            start, number = start + y.size, number + 1
-        else:
-            picked.append(Tensor(y._array))
-    return like(made, iter(picked))
+    first = np.zeros((), arrays[flows.index(True)].dtype)
+    parents = tuple([t.node for t in tensors])
+    node = Node(_replay, parents, wanted, saved, {"run": run, "count": len(arrays)}, first, state.place)
+    for watcher in state.watchers:
+        watcher.see(node, tensors, first)
+    picked = []
+    for number, (y, flow) in enumerate(zip(arrays, flows)):
+        if not flow:
+            picked.append(Tensor(y))
+            continue
+        own = Node(_pick, (node,), (True,), (), {"number": number}, y, state.place)
+        picked.append(Tensor(y, own, True))
+        for watcher in state.watchers:
+            watcher.see(own, (Tensor(first, node, True),), y)
+    return picked
 
 
 class _Course(Watcher):
@@ -175,7 +185,6 @@ class Run:
         self.end = 0
         self.sources: list[Node | None] = []
         self.wanted: tuple[bool, ...] = ()
-        self.flowing: tuple[bool, ...] = ()
 
     def __repr__(self) -> str:
         return getattr(self.f, "__name__", type(self.f).__name__)
@@ -202,7 +211,7 @@ class Run:
         self.course, self.end = course, tick()
         return tensors
 
-    def gradients(self, tensors: Sequence[Tensor], g: Tensor) -> list[Any]:
+    def gradients(self, tensors: Sequence[Tensor], arrived: Sequence[Tensor | None]) -> list[Any]:
         """The gradients of all inputs and of what is closed over, from a second run. They can be differentiated."""
         differentiable = is_grad_enabled()
         # Names of their own for what the run starts from: its inner graph ends at them, whatever made the values.
@@ -210,19 +219,15 @@ class Run:
             Tensor(x._array) if not wants else astype(x, x.dtype) if differentiable else _leaf(x)
             for x, wants in zip(tensors, self.wanted)
         ]
-        outputs = [y for y, flows in zip(self._again(starts), self.flowing) if flows]
-        arrived = g._array[g.size - len(outputs) :] != 0.0
-        chosen, gs, start = [], [], 0
-        for y, there in zip(outputs, arrived):
-            if there:
-                chosen.append(y)
-                gs.append(astype(reshape(g[start : start + y.size], y.shape), y.dtype))
-            start += y.size
+        there = [(y, g) for y, g in zip(self.again(starts)[1], arrived) if g is not None]
         wanted = [x for x in starts if x._requires_grad]
-        found = iter(grad(chosen, wanted, gs, create_graph=differentiable, allow_unused=True))
+        found = iter(
+            grad([y for y, _ in there], wanted, [g for _, g in there], create_graph=differentiable, allow_unused=True)
+        )
         return [next(found) if x._requires_grad else None for x in starts]
 
-    def _again(self, starts: Sequence[Tensor]) -> list[Tensor]:
+    def again(self, starts: Sequence[Tensor]) -> tuple[Sequence[Node], list[Tensor]]:
+        """The function run again on these inputs: its nodes, and its outputs."""
         for root in [reference() for reference in self.read]:
             if root is not None and writes.stamp(root) > self.end:
                 raise GraphError(
@@ -248,11 +253,43 @@ class Run:
                 hint="train(), eval(), requires_grad and values that it reads stay as they were until backward(), and "
                 "random numbers are drawn through this library",
             )
-        for node in course.nodes:  # the function used what it closes over by itself: lead that to the names above
-            if any(p is not None and p.order in known for p in node.parents):
-                node.parents = tuple([known[p.order].node if p and p.order in known else p for p in node.parents])
-        outputs = [as_tensor(y) for y in leaves(made)]
-        return [known.get(y.node.order, y) if y.node is not None else y for y in outputs]
+        return course.nodes, redirected(course.nodes, known, made)
+
+
+def unfolded(history: Sequence[Node]) -> list[Node]:
+    """Nodes, oldest first, with those that stand for a whole run replaced by what the run does.
+
+    One whose values backward has freed stays as it is. What follows from it is copied, the tape itself stays untouched.
+    """
+    found: list[Node] = []
+    now: dict[int, Node] = {}
+    outputs: dict[int, list[Tensor]] = {}
+    for node in history:
+        if node.op is _replay and node.saved is not None and node.settings is not None:
+            parents = [now.get(id(p), p) for p in node.parents]
+            tensors = [Tensor(*each) for each in zip(node.saved[0], parents, node.wanted)]
+            inner, outputs[id(node)] = node.settings["run"].again(tensors)
+            found += inner
+        elif node.op is _pick and node.parents and id(node.parents[0]) in outputs and node.settings is not None:
+            made = outputs[id(node.parents[0])][node.settings["number"]].node
+            assert made is not None
+            now[id(node)] = made
+        elif any(id(p) in now for p in node.parents):
+            now[id(node)] = copy.copy(node)
+            now[id(node)].parents = tuple([now.get(id(p), p) for p in node.parents])
+            found.append(now[id(node)])
+        else:
+            found.append(node)
+    return found
+
+
+def redirected(nodes: Sequence[Node], known: dict[int, Tensor], made: Any) -> list[Tensor]:
+    """The outputs of a run whose `nodes` lead to what is `known` for a source (by order) instead of to the source."""
+    for node in nodes:
+        if any(p is not None and p.order in known for p in node.parents):
+            node.parents = tuple([known[p.order].node if p and p.order in known else p for p in node.parents])
+    outputs = [as_tensor(y) for y in leaves(made)]
+    return [known.get(y.node.order, y) if y.node is not None else y for y in outputs]
 
 
 def _leaf(t: Tensor) -> Tensor:
@@ -275,36 +312,35 @@ def _projected(flat: np.ndarray[Any, Any]) -> float:
 
 
 class Output(Piece):
-    """What arrived at one output of a node that has several: the `number`-th, counted from the end."""
+    """What arrived at the `number`-th output of a node that has several."""
 
-    __slots__ = ("g", "number", "start")
+    __slots__ = ("g", "number")
 
-    def __init__(self, g: Any, start: int, number: int) -> None:
-        self.g, self.start, self.number = g, start, number
+    gathers = True
+
+    def __init__(self, g: Any, number: int) -> None:
+        self.g, self.number = g, number
 
     @staticmethod
-    def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> Any:
-        """All outputs' gradients in a row, zeros where none arrived; and behind them a 1 for each that did."""
-        dtype = FLOAT64 if any(piece.g.dtype == FLOAT64 for piece in pieces) else FLOAT32
-        parts, end = [], 0
-        for piece in sorted(pieces, key=lambda piece: piece.start):
-            parts.append(Tensor(np.zeros(piece.start - end, dtype)))
-            parts.append(astype(reshape(piece.g, (-1,)), dtype))
-            end = piece.start + piece.g.size
-        rest = np.zeros(shape[0] - end, dtype)
-        rest[[rest.size + piece.number for piece in pieces]] = 1.0
-        return concat([*parts, Tensor(rest)])
+    def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
+        """The gradients by number, each comes once."""
+        return [(piece.number, piece.g) for piece in pieces]
 
 
-def _replayed(arrays: Sequence[Array], run: Run) -> Any:
-    raise TypeError("a node of this op is made by `replayed`")
+def _replayed(arrays: Sequence[Array], run: Run, count: int) -> Any:
+    raise TypeError("a node of this op is made by `joined`")
 
 
-def _picked(whole: Array, start: int, number: int) -> Any:
-    raise TypeError("a node of this op is made by `replayed`")
+def _picked(whole: Array, number: int) -> Any:
+    raise TypeError("a node of this op is made by `joined`")
+
+
+def _back(g: Any, arrays: Any, run: Any, count: int) -> Any:
+    arrived = dict(g)
+    return run.gradients(arrays, [arrived.get(number) for number in range(count)])
 
 
 _replay, _pick = Op(_replayed, name="replay"), Op(_picked, name="pick")
 _replay.own = _pick.own = True
-_replay.add_vjp("arrays", lambda g, arrays, run: run.gradients(arrays, g))
-_pick.add_vjp("whole", lambda g, start, number: Output(g, start, number))
+_replay.add_vjp("arrays", _back)
+_pick.add_vjp("whole", lambda g, number: Output(g, number))

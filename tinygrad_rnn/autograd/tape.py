@@ -171,6 +171,15 @@ class Watcher:
         """Called for each operation: its node, its inputs as tensors (None where not given), its output's array."""
         raise NotImplementedError
 
+    def see_read(self, x: Any) -> None:
+        """Called where the values of a tensor go into something else than an operation."""
+
+
+def read(x: Any) -> None:
+    """Tell who watches that the values of a tensor are read."""
+    for watcher in thread.state.watchers:
+        watcher.see_read(x)
+
 
 class Tape(Watcher):
     """A list of the operations run inside a `with` block, in order. It prints as a Wengert list.

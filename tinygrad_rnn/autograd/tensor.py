@@ -13,7 +13,7 @@ from ..errors import DtypeError, GraphError, ShapeError
 from ..ops import arrange, compare, contract, elementwise, index, reduce
 from ..ops import shape as shapes
 from .convert import array_of, arrays_of, checked_dtype, numpy_functions, plain_index
-from .tape import Node, thread, tick, writes
+from .tape import Node, read, thread, tick, writes
 
 
 def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,6 +113,7 @@ class Tensor:
     def data(self) -> np.ndarray[Any, Any]:
         """The values as a read-only NumPy array that shares memory."""
         # Through a memoryview: a plain view's flag could be turned back, and the tape would not see what is written.
+        read(self)
         buffer: Any = self._array
         return np.asarray(memoryview(buffer).toreadonly())
 
@@ -128,13 +129,16 @@ class Tensor:
         """
         if self._array.size != 1:
             raise ShapeError("item: more or less than one element", expected="size 1", got=f"shape {self.shape}")
+        read(self)
         return self._array.item()
 
     def tolist(self) -> Any:
         """The values as nested Python lists."""
+        read(self)
         return self._array.tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        read(self)
         if dtype is not None and np.dtype(dtype) != self._array.dtype:
             return self._array.astype(dtype)
         return self._array.copy() if copy else self.data
@@ -168,6 +172,7 @@ class Tensor:
                 got=f"shape {self.shape}",
                 hint="compare .item()s",
             )
+        read(self)
         return bool(self._array)
 
     def __float__(self) -> float:
@@ -182,6 +187,7 @@ class Tensor:
         return int(self.item())
 
     def __repr__(self) -> str:
+        read(self)
         values = np.array2string(self._array, separator=", ", precision=4, prefix="tensor(")
         parts = [values]
         if self.dtype not in (settings.default_dtype, np.dtype(np.int64), np.dtype(bool)):

@@ -4,23 +4,82 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from .. import settings
 from ..autograd.nest import alike, leaves, map_nest, structure
 from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ArgumentError, ShapeError, TinygradError
+from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
+from .build import Program
+from .fused import Compiled
+from .trace import NotFused
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def scan(step: Step, init: Any, xs: Any, *, reverse: bool = False, checkpoint: str | int | None = None) -> Any:
+ENGINES = ("auto", "eager", "fused")
+
+#: Steps from which on `auto` takes the fused engine: a shorter run is over before it is traced.
+ENOUGH = 8
+
+
+class _Chosen(threading.local):
+    name = "auto"
+
+
+_chosen = _Chosen()
+
+
+@contextlib.contextmanager
+def engine(name: str) -> Iterator[None]:
+    """Inside, scans and recurrent layers that say "auto" run so; holds for this thread.
+
+    Args:
+        name: "eager" (one tape node an operation), "fused" (the whole sequence as compiled kernels, or a FusionError
+            where that cannot be) or "auto" (fused where it can be).
+
+    Raises:
+        ArgumentError: for another name.
+
+    >>> import tinygrad_rnn as tg
+    >>> with tg.engine("eager"):
+    ...     outputs, state = tg.nn.GRU(2, 3)(tg.zeros(10, 1, 2))
+    """
+    outer, _chosen.name = _chosen.name, checked_engine(name)
+    try:
+        yield
+    finally:
+        _chosen.name = outer
+
+
+def checked_engine(name: Any) -> str:
+    """The name, where it is one of an engine.
+
+    Raises:
+        ArgumentError: where it is not.
+    """
+    if name not in ENGINES:
+        raise ArgumentError("no such engine", expected=" | ".join(ENGINES), got=repr(name))
+    return str(name)
+
+
+def scan(
+    step: Step,
+    init: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+    checkpoint: str | int | None = None,
+    engine: str = "auto",
+) -> Any:
     """Run step(carry, x) -> (carry, y) over the first axis of xs: the carry of one step goes into the next.
 
     carry_t, y_t = step(carry_{t-1}, xs[t])          t = 0, 1, ..., T - 1, or T - 1, ..., 0 with `reverse`
@@ -35,6 +94,7 @@ def scan(step: Step, init: Any, xs: Any, *, reverse: bool = False, checkpoint: s
         reverse: run from the last step to the first; ys[t] is still what belongs to xs[t].
         checkpoint: memory for time: keep carries at every k-th step only (k an int, or "sqrt" for the root of T), and
             run the steps between again in backward (Chen et al. 2016). The gradients are the same.
+        engine: how, as in `tg.engine`.
 
     Returns:
         The last carry, and ys: the nest that `step` returns second, its tensors stacked to (T, ...).
@@ -42,7 +102,8 @@ def scan(step: Step, init: Any, xs: Any, *, reverse: bool = False, checkpoint: s
     Raises:
         ShapeError: for xs of unequal lengths, and for a carry or a y that changes; the message names the step. Errors
             of the step itself name it too.
-        ArgumentError: for another `checkpoint`.
+        ArgumentError: for another `checkpoint` or `engine`.
+        FusionError: with engine="fused", for a step that cannot become kernels; the message says why.
 
     >>> import tinygrad_rnn as tg
     >>> tg.scan(lambda total, x: (total + x, total), tg.tensor(0.0), tg.tensor([1.0, 2.0, 3.0]))
@@ -50,16 +111,48 @@ def scan(step: Step, init: Any, xs: Any, *, reverse: bool = False, checkpoint: s
     """
     name = getattr(step, "__name__", type(step).__name__)
     return unrolled(
-        step, map_nest(as_tensor, init), map_nest(as_tensor, xs), Place(name, 0, reverse), checkpoint=checkpoint
+        step,
+        map_nest(as_tensor, init),
+        map_nest(as_tensor, xs),
+        Place(name, 0, reverse),
+        checkpoint=checkpoint,
+        engine=checked_engine(engine),
     )
 
 
 def unrolled(
-    step: Step, carry: Any, xs: Any, place: Place, *, first: int = 0, checkpoint: str | int | None = None
+    step: Step,
+    carry: Any,
+    xs: Any,
+    place: Place,
+    *,
+    first: int = 0,
+    checkpoint: str | int | None = None,
+    engine: str = "auto",
+    known: dict[Any, Any] | None = None,
+    key: Any = None,
 ) -> tuple[Any, Any]:
-    """`scan` for what knows its place in a net; `first` is the number of the first step."""
+    """`scan` for what knows its place in a net.
+
+    `first` is the number of the first step. Where the step is the same whenever `key` is, `known` keeps what it became.
+    """
     steps, every = _length(xs), pieces_of(checkpoint, _length(xs))
     kept = _Kept(carry)
+    name = _chosen.name if engine == "auto" else engine
+
+    def checked(carry: Any, x: Any) -> tuple[Any, Any]:
+        return kept.checked(step(carry, x))
+
+    if name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
+        try:
+            if every is not None:
+                raise NotFused("checkpoint runs pieces of the loop again")
+            return fused(checked, carry, xs, place, first, known, key)
+        except NotFused as trouble:
+            if name == "fused":
+                raise FusionError(
+                    f"{place.cell}: this step cannot be fused", got=str(trouble), hint='engine="eager", or "auto"'
+                ) from None
 
     def piece(carry: Any, xs: Any, first: int) -> tuple[Any, list[Any]]:
         """Some of the steps, one after another."""
@@ -117,6 +210,44 @@ def trial() -> Iterator[None]:
     finally:
         state.watchers = watchers
         draws.take_back()
+
+
+def fused(
+    step: Step, carry: Any, xs: Any, place: Place, first: int, known: dict[Any, Any] | None, key: Any
+) -> tuple[Any, Any]:
+    """The whole sequence as compiled kernels.
+
+    Raises:
+        NotFused: where that cannot be; nothing has happened then.
+    """
+    state, steps = thread.state, _length(xs)
+    if not settings.jit_enabled:
+        raise NotFused("nothing is compiled here (TINYGRAD_RNN_JIT=0)")
+    if state.watchers or state.anomaly is not None:
+        raise NotFused("every operation is watched")
+    if not steps:
+        raise NotFused("there are no steps")
+    needs = tuple([part._requires_grad for part in leaves(carry)])
+    needs_x = tuple([x._requires_grad for x in leaves(xs)])
+    kind = [(x.shape[1:], x.dtype) for x in leaves(xs)], _parts(carry), needs, needs_x, state.enabled
+    name = repr((key, kind, place.reverse))
+    compiled = known.get(name) if known is not None else None
+    if compiled is None:
+        order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
+        with at(Place(place.cell, place.layer, place.reverse, first + order[0])):
+            compiled = Compiled(
+                Program(step, carry, [map_nest(lambda x, t=t: x[t], xs) for t in order], needs, needs_x)
+            )
+        if known is not None:
+            if len(known) > 32:
+                known.clear()
+            known[name] = compiled
+
+    def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
+        return unrolled(step, carry, xs, place, first=first, engine="eager")
+
+    with at(place):
+        return compiled(eagerly, carry, xs, place.reverse)
 
 
 def _length(xs: Any) -> int:

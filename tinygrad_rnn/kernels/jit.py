@@ -36,10 +36,20 @@ import math
 import numba
 import numpy as np
 from tinygrad_rnn.kernels.intrinsics import exponent, is_single, like, pick, power_of_two
+{more}
 
 OPTIONS = dict(fastmath={"contract", "nsz"}, error_model="numpy")
 scalar = numba.njit(**OPTIONS)
 """
+_HEADER, _BY_ADDRESS = (
+    _HEADER.replace("{more}\n", ""),
+    _HEADER.replace(
+        "{more}",
+        "from tinygrad_rnn.kernels.pointers import (\n"
+        "    call, load, number, read_shared, store, summed, write_shared)\n"
+        "from tinygrad_rnn.kernels.tile import multiply_tile",
+    ),
+)
 
 #: Held during what a fork must not interrupt: a child would inherit Numba's lock, or the loader's, in use.
 lock = lock_across_forks()
@@ -126,6 +136,53 @@ def loop(
     return declare
 
 
+def library(
+    name: str, functions: Iterable[Callable[..., Any]], constants: dict[str, Any], called: Iterable[str] = ()
+) -> Callable[[], Any]:
+    """A door to functions of integers (addresses, sizes), compiled together when it is first opened.
+
+    Args:
+        name: the library's.
+        functions: each before those that call it.
+        constants: names that their texts use, and the texts of what these stand for.
+        called: those called from Python. Without any, the last one is called by its `address`.
+    """
+
+    @functools.cache
+    def door() -> Any:
+        lines = [f"{constant} = {value}" for constant, value in constants.items()]
+        for function in functions:
+            source = inspect.getsource(function)
+            result = "intp" if inspect.signature(function).return_annotation in (int, "int") else "void"
+            signature = f"{result}({','.join(['intp'] * len(inspect.signature(function).parameters))})"
+            if function.__name__ in called:
+                lines.append(f"@numba.njit(['{signature}'], nogil=True, cache={{cache}}, **OPTIONS)")
+            elif not called and function is list(functions)[-1]:
+                lines.append(f"@numba.cfunc('{signature}', cache={{cache}}, **OPTIONS)")
+            else:
+                lines.append("@numba.njit(**OPTIONS)")
+            lines.append(source)
+        return load(name, _BY_ADDRESS + "\n".join(lines))
+
+    return door
+
+
+def rows(name: str, text: str, functions: Iterable[str], dtype: str, numbers: int) -> dict[str, int]:
+    """Compile functions on rows, and return the address of each.
+
+    Args:
+        name: of the file that keeps them.
+        text: their source: functions (table, step, within, first, last, part) marked `@rows`, and what they call.
+        functions: their names.
+        dtype: of the numbers in rows, "float32" or "float64".
+        numbers: where in the table the sizes stand.
+    """
+    head = [f"ZERO = np.{dtype}(0.0)", "WIDE = np.float64(0.0)", f"NUMBERS = {numbers}"]
+    head.append("rows = numba.cfunc('void(intp,intp,intp,intp,intp,intp)', cache={cache}, **OPTIONS)")
+    module = load(name, _BY_ADDRESS + "\n".join([*head, "", text]))
+    return {function: getattr(module, function).address for function in functions}
+
+
 def _prepared(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """`array` itself where it is writable and C-contiguous, else a copy that is."""
     flags = array.flags
@@ -165,8 +222,11 @@ def _fingerprint() -> tuple[str, ...]:
     """All that a kernel is made from besides its own text."""
     import numba
 
-    source = Path(__file__).with_name("intrinsics.py").read_text(encoding="utf-8")
-    return (source, numba.__version__, np.__version__, platform.python_version(), platform.machine())
+    sources = [
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("intrinsics.py", "pointers.py", "tile.py")
+    ]
+    return (*sources, numba.__version__, np.__version__, platform.python_version(), platform.machine())
 
 
 def _written(file_name: str, text: str) -> Path | None:

@@ -132,6 +132,19 @@ def begun(module: Any) -> Any:
     return made
 
 
+def fingerprint(module: Any) -> tuple[Any, ...]:
+    """What a step can depend on: every attribute of a module and those inside, tensors by what they are."""
+    found: list[Any] = [id(module)]
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            found.append((name, id(value), value._array.dtype.char, value._array.shape, value._requires_grad))
+        elif isinstance(value, Module):
+            found.append((name, fingerprint(value)))
+        else:
+            found.append((name, value if isinstance(value, (bool, int, float, str, tuple, list, dict)) else id(value)))
+    return tuple(found)
+
+
 def seeing(module: Any, change: Callable[[Any], Any]) -> Any:
     """A copy of a module in which `seen` of every cell is what `change` makes of it."""
     made = copy.copy(module)

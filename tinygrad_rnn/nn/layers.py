@@ -41,6 +41,7 @@ class Layers(OverTime):
         bidirectional: bool = False,
         learned_state: bool = False,
         checkpoint: str | int | None = None,
+        engine: str = "auto",
         dtype: Any = None,
         rng: np.random.Generator | None = None,
         **of_cell: Any,
@@ -62,12 +63,12 @@ class Layers(OverTime):
         for i in range(num_layers):
             there = type(self).make(size, hidden_size, bias, dtype=dtype, rng=rng, **of_cell)
             self._cells[f"l{i}"] = there
-            layer: OverTime = Recurrent(there, checkpoint=checkpoint)
+            layer: OverTime = Recurrent(there, checkpoint=checkpoint, engine=engine)
             size = there.output_size
             if bidirectional:
                 back = type(self).make(there.input_size, hidden_size, bias, dtype=dtype, rng=rng, **of_cell)
                 self._cells[f"l{i}_reverse"] = back
-                layer = Bidirectional(layer, Recurrent(back, reverse=True, checkpoint=checkpoint))
+                layer = Bidirectional(layer, Recurrent(back, reverse=True, checkpoint=checkpoint, engine=engine))
                 size *= 2
             layers.append(layer)
         self._stack = Stacked(layers, dropout, rng)
@@ -184,6 +185,7 @@ class RNN(Layers):
         bidirectional: each layer has a second cell that reads in reverse; outputs are side by side. D = 2, else 1.
         learned_state: the initial state is learned (`initial_hidden`, (L D, H)) where none is given.
         checkpoint: memory for time, as in `tg.scan`.
+        engine: how it runs, as in `tg.engine`: "auto", "eager" or "fused".
         dtype: float32 or float64; the default dtype where None.
         rng: a numpy.random.Generator for the parameters and dropout.
 
@@ -198,8 +200,8 @@ class LSTM(Layers):
     """Long short-term memory layers; see `LSTMCell` for the equations.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint, dtype, rng: as for
-            `RNN`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint, engine, dtype,
+            rng: as for `RNN`.
         learned_state: the initial state is learned (`initial_hidden`, `initial_cell`) where none is given.
         proj_size: where not 0, the output and the hidden state are projected to so many features P (see
             `ProjectedLSTMCell`), with weights `weight_hr_l0`, ...
@@ -221,7 +223,7 @@ class GRU(Layers):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, learned_state, checkpoint,
-            dtype, rng: as for `RNN`.
+            engine, dtype, rng: as for `RNN`.
         reset_after: whether the reset gate acts after the product, as in PyTorch and cuDNN, or before it, as in Cho et
             al. 2014.
 

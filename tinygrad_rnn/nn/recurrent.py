@@ -10,11 +10,11 @@ import numpy as np
 from ..autograd.nest import map_nest
 from ..autograd.tape import Place
 from ..autograd.tensor import Tensor, as_tensor
-from ..compiler.run import at, pieces_of, unrolled
+from ..compiler.run import at, checked_engine, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
 from ..ops.random import dropout
 from ..ops.shape import concat, permute_dims
-from .cell import Cell, attached, check_switches
+from .cell import Cell, attached, check_switches, fingerprint
 from .lengths import checked_lengths, over_live_rows
 from .module import Module, ModuleList
 
@@ -125,19 +125,27 @@ class Recurrent(OverTime):
         batch_first: x is (B, T, I) instead of (T, B, I), the output likewise.
         reverse: run from the last step to the first.
         checkpoint: memory for time, as in `tg.scan`: None, "sqrt", or an int.
+        engine: how it runs, as in `tg.engine`: "auto", "eager" or "fused".
 
     Call it as `OverTime` says.
     """
 
     def __init__(
-        self, cell: Cell, batch_first: bool = False, reverse: bool = False, *, checkpoint: str | int | None = None
+        self,
+        cell: Cell,
+        batch_first: bool = False,
+        reverse: bool = False,
+        *,
+        checkpoint: str | int | None = None,
+        engine: str = "auto",
     ) -> None:
         if not isinstance(cell, Cell):
             raise ArgumentError("Recurrent: this runs a cell", expected="a tg.nn.Cell", got=type(cell).__name__)
         self.cell, self.batch_first, self.checkpoint = cell, batch_first, checkpoint
         check_switches("Recurrent", batch_first=batch_first, reverse=reverse)
         pieces_of(checkpoint, 1)  # refuses what is none
-        self.reverse = bool(reverse)
+        self.reverse, self.engine = bool(reverse), checked_engine(engine)
+        self._known: dict[Any, Any] = {}
         self.layer = 0
 
     @property
@@ -153,7 +161,10 @@ class Recurrent(OverTime):
             return new, output
 
         def over(x: Any, state: Any, first: int) -> tuple[Any, Any]:
-            state, outputs = unrolled(step, state, x, place, first=first, checkpoint=self.checkpoint)
+            state, outputs = unrolled(
+                step, state, x, place, first=first, checkpoint=self.checkpoint, engine=self.engine,
+                known=self._known if cell is self.cell else None, key=fingerprint(cell),
+            )  # fmt: skip
             return outputs, state
 
         with at(place):

@@ -112,8 +112,13 @@ class Piece:
 
     __slots__ = ()
 
+    g: Any
+
     #: How many elements it holds that the whole gradient has too.
     size = 0
+
+    #: Whether the vjp takes what `made` returns as it is, in the place of a gradient.
+    gathers = False
 
     @staticmethod
     def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> Any:

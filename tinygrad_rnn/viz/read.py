@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..autograd.replay import unfolded
 from ..autograd.tape import Node as TapeNode
 from ..autograd.tape import Place, Tape
 from ..autograd.tensor import Tensor
@@ -46,7 +47,7 @@ def _history(result: Any) -> list[TapeNode]:
             got=f"{type(result).__name__} without a history",
             hint="with tg.Tape() as tape: ... and graph(tape) shows every operation that ran",
         )
-    return [found[order] for order in sorted(found)]
+    return unfolded([found[order] for order in sorted(found)])
 
 
 def _roots(result: Any) -> list[TapeNode]:

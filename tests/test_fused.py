@@ -1,0 +1,304 @@
+"""The fused engine agrees with the eager one: values, gradients, second derivatives; and refuses in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import settings
+from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.errors import ArgumentError, FusionError
+
+pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
+
+CELLS = {
+    "rnn": lambda n, h, dtype: tg.nn.RNNCell(n, h, dtype=dtype),
+    "relu rnn": lambda n, h, dtype: tg.nn.RNNCell(n, h, nonlinearity="relu", bias=False, dtype=dtype),
+    "lstm": lambda n, h, dtype: tg.nn.LSTMCell(n, h, dtype=dtype),
+    "projected": lambda n, h, dtype: tg.nn.ProjectedLSTMCell(n, h, max(h // 2, 1), dtype=dtype),
+    "peephole": lambda n, h, dtype: tg.nn.PeepholeLSTMCell(n, h, dtype=dtype),
+    "coupled": lambda n, h, dtype: tg.nn.CoupledLSTMCell(n, h, dtype=dtype),
+    "layer norm": lambda n, h, dtype: tg.nn.LayerNormLSTMCell(n, h, dtype=dtype),
+    "gru": lambda n, h, dtype: tg.nn.GRUCell(n, h, dtype=dtype),
+    "gru before": lambda n, h, dtype: tg.nn.GRUCell(n, h, reset_after=False, dtype=dtype),
+    "minimal": lambda n, h, dtype: tg.nn.MinimalGatedCell(n, h, dtype=dtype),
+    "independent": lambda n, h, dtype: tg.nn.IndRNNCell(n, h, dtype=dtype),
+    "learned": lambda n, h, dtype: tg.nn.LearnedState(tg.nn.GRUCell(n, h, dtype=dtype)),
+}
+SIZES = [(5, 3, 4, 6), (1, 1, 3, 2), (9, 20, 5, 33), (30, 2, 3, 5)]
+
+
+def tensor(seed, *shape, dtype="float64"):
+    return tg.tensor(np.random.default_rng(seed).standard_normal(shape), dtype=dtype, requires_grad=True)
+
+
+def weighted(nest):
+    """A number that depends on every element of a nest."""
+    parts = list(leaves(nest))
+    return sum(
+        (part * tg.tensor(np.random.default_rng(i).standard_normal(part.shape), dtype=part.dtype)).sum()
+        for i, part in enumerate(parts)
+    )
+
+
+def agree(found, expected, tolerance=1e-10):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert np.max(np.abs(a.numpy() - b.numpy()), initial=0.0) <= tolerance * np.max(
+            np.abs(b.numpy()), initial=1e-300
+        )
+
+
+def both(run, parameters, tolerance=1e-10):
+    """run(engine) gives outputs; values and gradients of both engines agree."""
+    made = []
+    for engine in ("fused", "eager"):
+        outputs = run(engine)
+        assert [y.requires_grad for y in leaves(outputs)]
+        made.append([*leaves(outputs), *tg.grad(weighted(outputs), parameters, allow_unused=True)])
+        assert all(g is not None for g in made[-1])
+    agree(*made, tolerance)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_agrees(name, size, reverse):
+    steps, batch_size, inputs, hidden = size
+    tg.manual_seed(0)
+    cell = CELLS[name](inputs, hidden, "float64")
+    x = tensor(1, steps, batch_size, inputs)
+    state = map_nest(lambda part: tensor(2, *part.shape), cell.initial_state(batch_size))
+    both(
+        lambda engine: tg.nn.Recurrent(cell, reverse=reverse, engine=engine)(x, state),
+        [x, *leaves(state), *(p for n, p in cell.named_parameters() if not n.startswith("initial"))],
+        1e-10 if hidden > 2 or name != "layer norm" else 1e-7,  # over two numbers, deviations divide by nearly nothing
+    )
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_float32_agrees(name):
+    tg.manual_seed(0)
+    cell, x = CELLS[name](7, 20, "float32"), tensor(1, 12, 9, 7, dtype="float32")
+    both(lambda engine: tg.nn.Recurrent(cell, engine=engine)(x)[0], [x, *cell.parameters()], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru before", "layer norm", "learned"])
+def test_lengths_agree(name):
+    tg.manual_seed(0)
+    cell, x = CELLS[name](4, 6, "float64"), tensor(1, 9, 5, 4)
+    lengths = np.array([3, 9, 0, 7, 9])
+    for reverse in (False, True):
+        both(
+            lambda engine, reverse=reverse: tg.nn.Recurrent(cell, reverse=reverse, engine=engine)(x, lengths=lengths),
+            [x, *cell.parameters()],
+        )
+
+
+@pytest.mark.parametrize("name", ["lstm", "minimal", "layer norm"])
+def test_second_derivatives_agree(name):
+    tg.manual_seed(0)
+    cell, x = CELLS[name](3, 4, "float64"), tensor(1, 4, 2, 3)
+    made = []
+    for engine in ("fused", "eager"):
+        outputs, _ = tg.nn.Recurrent(cell, engine=engine)(x)
+        first = tg.grad(weighted(outputs), [x, *cell.parameters()], create_graph=True)
+        made.append(tg.grad(sum((g * g).sum() for g in first), [x, *cell.parameters()]))
+    agree(*made)
+
+
+def test_layers_in_both_directions_agree():
+    x = tensor(1, 10, 4, 3)
+    layers = {
+        engine: tg.nn.LSTM(3, 5, 2, bidirectional=True, dtype="float64", rng=np.random.default_rng(0), engine=engine)
+        for engine in ("fused", "eager")
+    }
+    layers["fused"].load_state_dict(layers["eager"].state_dict())
+    made = []
+    for layer in layers.values():
+        outputs = layer(x)
+        made.append([*leaves(outputs), *tg.grad(weighted(outputs), [x, *layer.parameters()])])
+    agree(*made)
+
+
+# --- What a step may do ---
+
+W = tensor(5, 4, 4)
+B = tensor(6, 4)
+
+
+def twice(h, x):
+    return tg.tanh(h @ W + (x @ W) @ W), h
+
+
+def closed_over(h, x):
+    return tg.tanh(h @ tg.tanh(W) + B * x), h + B
+
+
+def unused(carry, x):
+    return (tg.sigmoid(x @ W), carry[0] * 2.0), carry[1]
+
+
+def unchanged(carry, x):
+    h, memory = carry
+    return (tg.tanh(h @ W + memory + x), memory), h
+
+
+def swapped(carry, x):
+    return (carry[1] * 0.5, tg.tanh(carry[0] + x @ W)), carry
+
+
+def joined(h, x):
+    return tg.tanh(tg.concat([x, h], 1) @ tg.concat([W, W * 0.5], 0) + B), h[:, 1:3]
+
+
+def normal(h, x):
+    z = tg.concat([h, x], -1)
+    z = (z - z.mean(-1, keepdims=True)) / (z.max(1, keepdims=True) - z.min(1, keepdims=True) + 1.0)
+    return tg.tanh(z[:, 2:6] + x.sum(1, keepdims=True) * 0.3), z
+
+
+def branching(h, x):
+    return tg.where(x > 0.0, tg.tanh(h @ W), tg.maximum(h, 0.37) * x), tg.where(h < x, h, 1.0)
+
+
+def several(h, x):
+    return tg.tanh(h.reshape(-1, 2, 2).reshape(-1, 4) + x), h.expand_dims(1) * x.reshape(-1, 1, 4)
+
+
+STEPS = {
+    "a parameter twice": (twice, "h"),
+    "closed-over tensors": (closed_over, "h"),
+    "a carry never used": (unused, "hh"),
+    "a carry returned unchanged": (unchanged, "hh"),
+    "a carry that changes place": (swapped, "hh"),
+    "inputs side by side": (joined, "h"),
+    "rows normalised": (normal, "h"),
+    "conditions": (branching, "h"),
+    "several axes": (several, "h"),
+}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 11])
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_agrees(name, batch_size, steps, reverse):
+    step, nest = STEPS[name]
+    init = [tensor(i, batch_size, 4) for i in range(len(nest))]
+    x = tensor(9, steps, batch_size, 4)
+    made = []
+    for engine in ("fused", "eager"):
+        outputs = tg.scan(step, tuple(init) if len(init) > 1 else init[0], x, reverse=reverse, engine=engine)
+        found = tg.grad(weighted(outputs), [x, *init, W, B], allow_unused=True)
+        made.append([*leaves(outputs), *[tg.zeros(1, dtype="float64") if g is None else g for g in found]])
+    agree(*made)
+
+
+def test_what_needs_no_gradient_gives_none():
+    x, init = tg.ones(9, 2, 4, dtype="float64"), tg.zeros(2, 4, dtype="float64")
+    for engine in ("fused", "eager"):
+        carry, ys = tg.scan(lambda h, x: (tg.tanh(h + x), (h @ W, x * 2.0)), init, x, engine=engine)
+        assert [carry.requires_grad, *[y.requires_grad for y in ys]] == [False, True, False], engine
+        with tg.no_grad():
+            carry, ys = tg.scan(twice, init, x, engine=engine)
+        assert not carry.requires_grad and not ys.requires_grad
+
+
+# --- What it may not do ---
+
+
+def reads(h, x):
+    return (h if h.sum().item() > 1e9 else tg.tanh(h + x)), h
+
+
+def decides(h, x):
+    return (h if (h > 1e9).any() else tg.tanh(h + x)), h
+
+
+def sums_up(h, x):
+    return tg.tanh(tg.cumsum(h, 1) + x), h
+
+
+def mixes_rows(h, x):
+    return tg.tanh(h - h.mean(0, keepdims=True) + x), h
+
+
+def draws(h, x):
+    return tg.tanh(tg.dropout(h, 0.5) + x), h
+
+
+class Counting:
+    def __init__(self):
+        self.count = 0.0
+
+    def __call__(self, h, x):
+        self.count += 1.0
+        return tg.tanh(h * self.count + x), h
+
+
+COUNT = tg.zeros(1)
+
+
+def writes(h, x):
+    with tg.no_grad():
+        COUNT[0] = 1.0
+    return tg.tanh(h + x), h
+
+
+REFUSED = {
+    "reading a value": (lambda: reads, "reads values.*test_fused.py, line"),
+    "a branch on a value": (lambda: decides, "reads values.*test_fused.py, line"),
+    "an op without a form": (lambda: sums_up, "cumsum: .*test_fused.py, line"),
+    "rows that mix": (lambda: mixes_rows, "mean: it mixes rows.*test_fused.py, line"),
+    "random numbers": (lambda: draws, "random"),
+    "a number that changes": (Counting, "second step.*test_fused.py, line"),
+    "a write": (lambda: writes, "in place"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name):
+    make, says = REFUSED[name]
+    x, init = tensor(1, 9, 3, 4), tensor(2, 3, 4)
+    with pytest.raises(FusionError, match=says):
+        tg.scan(make(), init, x, engine="fused")
+    tg.manual_seed(3)
+    _, auto = tg.scan(make(), init, x)  # runs eagerly then, as if nothing had been tried
+    tg.manual_seed(3)
+    _, eager = tg.scan(make(), init, x, engine="eager")
+    if name != "a number that changes":  # what a step does besides computing happens when it is tried
+        assert np.array_equal(auto.numpy(), eager.numpy())
+
+
+def test_engines_by_name():
+    x, init = tensor(1, 9, 3, 4), tensor(2, 3, 4)
+    for name in ("Eager", None, 1):
+        for refused in (
+            lambda name=name: tg.scan(twice, init, x, engine=name),
+            lambda name=name: tg.engine(name).__enter__(),
+            lambda name=name: tg.nn.GRU(3, 4, engine=name),
+        ):
+            with pytest.raises(ArgumentError, match="engine"):
+                refused()
+    with tg.engine("fused"), pytest.raises(FusionError):
+        tg.scan(sums_up, init, x)
+    with tg.engine("fused"):
+        tg.scan(sums_up, init, x, engine="eager")
+
+
+def test_a_program_is_made_anew_where_an_attribute_changes():
+    cell = tg.nn.LSTMCell(3, 4, dtype="float64")
+    fused, eager = (tg.nn.Recurrent(cell, engine=engine) for engine in ("fused", "eager"))
+    x = tensor(1, 9, 2, 3)
+    agree([fused(x)[0]], [eager(x)[0]])
+    cell.weight_hh = tg.nn.Parameter(cell.weight_hh.detach() * 2.0)
+    agree([fused(x)[0]], [eager(x)[0]])
+    cell.bias_ih.requires_grad = False
+    cell.bias_hh = None
+    agree([fused(x)[0]], [eager(x)[0]])
+    with tg.no_grad():
+        cell.weight_ih.copy_(cell.weight_ih * 0.5)  # the memory is read at each run
+    agree([fused(x)[0]], [eager(x)[0]])

@@ -1,0 +1,329 @@
+"""A step as two plans: one that runs it over time, and one that brings gradients back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd.backward import grad
+from ..autograd.nest import leaves, like
+from ..autograd.tape import enable_grad, no_grad, thread
+from ..autograd.tensor import Tensor
+from ..kernels import scalar
+from ..ops.random import Draws
+from ..program.rows import COSTLY
+from ..program.step import Value
+from .lower import Fixed, Lowering, Row, Total
+from .plan import Key, Plan, Wanted
+from .trace import NotFused, Trace, Traced
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Program:
+    """What a step does, for one kind of carry, x and gradient.
+
+    Args:
+        step: the step.
+        carry: the first carry.
+        xs: x at one step or several; all must do the same.
+        needs: for each part of the carry, whether it wants a gradient; `needs_x` for each part of x.
+
+    Attributes:
+        low: the values, and what they take from outside.
+        flows: for each part of the carry, whether a gradient goes through it; `ys_flow` for each output.
+        wants_x: for each x, whether it wants a gradient.
+        next, ys: the values of the next carry and of the outputs.
+        forward, backward: the plans; the second is None where no gradient is wanted.
+        kept: values that the first keeps for the second.
+        gradients: of the carry and of x; `of_fixtures` for fixtures (by number) their total.
+        gram_places: for each gram, where its sides lie: a key, and an offset.
+    """
+
+    def __init__(
+        self, step: Step, carry: Any, xs: Sequence[Any], needs: Sequence[bool], needs_x: Sequence[bool]
+    ) -> None:
+        parts, inputs = list(leaves(carry)), list(leaves(xs[0]))
+        self.rows, self.dtype = _rows([*parts, *inputs])
+        self.low = low = Lowering(self.rows, self.dtype)
+        self.carry_shapes = [part.shape[1:] for part in parts]
+        differentiable = thread.state.enabled
+        draws = Draws()
+        try:
+            with draws:
+                trace, starts, given, self.carry, self.y = self._traced(step, carry, xs[0], needs_x)
+                if draws.own is not None or draws.given:
+                    raise NotFused("it draws random numbers")
+                for x in xs[1:]:
+                    trace.compare(self._traced(step, self.carry, x, needs_x)[0])
+        finally:
+            draws.take_back()
+        for i, start in enumerate(starts):
+            low.know(start._array, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
+        for i, one in enumerate(given):
+            low.know(one._array, Row(low.step.input(("x", i), _size(one)), one.shape[1:]))
+        low.run(trace.done)
+        after, outputs = list(leaves(self.carry)), list(leaves(self.y))
+        self.next = [self._row(part) for part in after]
+        self.ys = [self._row(part) for part in outputs]
+        self.y_shapes = [part.shape[1:] for part in outputs]
+        self.flows, self.ys_flow = self._flowing(trace.done, starts, given, after, outputs, needs, needs_x)
+        self.wants_x = [differentiable and wants for wants in needs_x]
+        self.kept: list[Value] = []
+        self.backward: Plan | None = None
+        self.of_fixtures: dict[int, Any] = {}
+        if differentiable and (any(self.flows) or any(self.ys_flow)):
+            self._reverse(starts, given, after, outputs)
+        self.forward = self._forwards()
+
+    def _traced(self, step: Step, carry: Any, x: Any, needs_x: Sequence[bool]) -> tuple[Trace, Any, Any, Any, Any]:
+        """One step run: what it did, the leaves that it started from, and what it returned."""
+        differentiable = thread.state.enabled
+        starts = [_start(part._array, differentiable) for part in leaves(carry)]
+        given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
+        trace = Trace([*starts, *given])
+        with enable_grad() if differentiable else no_grad(), trace:
+            made, y = step(like(carry, iter(starts)), like(x, iter(given)))
+        trace.check()
+        return trace, starts, given, made, y
+
+    def _row(self, tensor: Any) -> Value:
+        """The value of an output, in full."""
+        found = self.low.of(tensor)
+        if not isinstance(found, Row):
+            if tensor.dtype != self.dtype:
+                raise NotFused(f"an output of {tensor.dtype}")
+            found = Row(self.low.beside(found, tensor, tensor.shape), tensor.shape[1:])
+        value = self.low.full(found)
+        if value.width == 0:
+            raise NotFused("an output without elements")
+        return value
+
+    def _flowing(
+        self, trace: list[Traced], starts: Any, given: Any, after: Any, outputs: Any, needs: Any, needs_x: Any
+    ) -> tuple[list[bool], list[bool]]:
+        """Through which parts of the carry gradients go, and to which outputs: as they would in the loop."""
+        flows = list(needs)
+        while True:
+            wanting = {id(x._array) for x, flow in zip((*starts, *given), (*flows, *needs_x)) if flow}
+
+            def wants(tensor: Any, wanting: set[int] = wanting) -> bool:
+                if id(tensor._array) in self._made:
+                    return id(tensor._array) in wanting
+                return bool(tensor._requires_grad)
+
+            self._made = {id(x._array) for x in (*starts, *given)} | {id(one.made) for one in trace}
+            for one in trace:
+                if any(w and wants(x) for w, x in zip(one.node.wanted, one.inputs) if x is not None):
+                    wanting.add(id(one.made))
+            found = [flow or wants(part) for flow, part in zip(flows, after)]
+            if found == flows:
+                return flows, [wants(one) for one in outputs]
+            flows = found
+
+    # --- The gradient ---
+
+    def _reverse(self, starts: Any, given: Any, after: Any, outputs: Any) -> None:
+        low, step = self.low, self.low.step
+        seeds: dict[int, tuple[Any, Value]] = {}
+        arriving = [
+            (tensor, step.input((name, i), value.width))
+            for name, tensors, values, flow in (
+                ("carry gradient", after, self.next, self.flows),
+                ("output gradient", outputs, self.ys, self.ys_flow),
+            )
+            for i, (tensor, value, flows) in enumerate(zip(tensors, values, flow))
+            if flows
+        ]
+        for tensor, value in arriving:
+            if tensor._requires_grad:  # else it is a constant, whatever arrives
+                known = seeds.get(id(tensor._array))
+                seeds[id(tensor._array)] = (
+                    tensor,
+                    value if known is None else step.map(scalar.add, known[1], value),
+                )
+        used = dict.fromkeys([*low.vectors, *low.matrices, *low.per_row])
+        self.boundary = [n for n in used if low.tensors[n]._requires_grad]
+        if any(n in low.per_row for n in self.boundary):
+            raise NotFused("a fixed value with a batch axis needs a gradient")
+        wanted = [
+            *[one for one, flow in zip(starts, self.flows) if flow],
+            *[one for one, wants in zip(given, self.wants_x) if wants],
+            *[low.tensors[n] for n in self.boundary],
+        ]
+        tensors = [tensor for tensor, _ in seeds.values()]
+        ones = [Tensor(np.ones(tensor.shape, tensor.dtype)) for tensor in tensors]
+        trace = Trace()
+        with enable_grad(), trace:
+            found = grad(tensors, wanted, ones, create_graph=True, allow_unused=True)
+        for one, (_, value) in zip(ones, seeds.values()):
+            low.know(one._array, Row(value, one.shape[1:]))
+        forward = len(step.values)
+        low.run(trace.done)
+        results = iter(found)
+        self.carry_gradients = [
+            self._gradient(next(results), value.width) if flow else None for flow, value in zip(self.flows, self.next)
+        ]
+        self.x_gradients = [
+            self._gradient(next(results), _size(one)) if wants else None for wants, one in zip(self.wants_x, given)
+        ]
+        for n in self.boundary:
+            g = next(results)
+            if g is not None:
+                known = low.of(g)
+                if isinstance(known, Row):
+                    raise NotFused("a gradient of what is fixed is no sum over rows")
+                self.of_fixtures[n] = known
+        self._plan_backward(forward)
+
+    def _gradient(self, g: Any, width: int) -> Value:
+        step = self.low.step
+        if g is None:
+            return step.spread(step.constant(0.0), width)
+        found = self.low.of(g)
+        if isinstance(found, Fixed):
+            return self.low.step.spread(self.low.beside(found, g, g.shape), width)
+        if not isinstance(found, Row):
+            raise NotFused("a gradient of rows is a sum over them")
+        return self.low.full(found)
+
+    def _plan_backward(self, forward: int) -> None:
+        step, low = self.low.step, self.low
+        stored = {value.number: ("after", i) for i, value in enumerate(self.next)}
+        stored = {value.number: ("y", i) for i, value in enumerate(self.ys)} | stored
+        wanted = [Wanted(v, ("next", i)) for i, v in enumerate(self.carry_gradients) if v is not None]
+        wanted += [Wanted(v, ("dx", i)) for i, v in enumerate(self.x_gradients) if v is not None]
+        self._trim_totals()
+        wanted += [Wanted(v, ("sum", i), True) for i, v in enumerate(low.sums) if i in self.used_sums]
+        given: dict[int, Key] = {}
+        carried = []
+        for value in step.values:
+            if value.operator == "input":
+                name, i = value.setting
+                given[value.number] = {
+                    "carry": ("state", i), "carry gradient": ("carry", i), "output gradient": ("dy", i),
+                }.get(name, (name, i))  # fmt: skip
+                if name == "carry gradient":
+                    carried.append(value)
+            elif value.operator == "vector":
+                given[value.number] = ("vector", value.setting)
+        given = {**{n: key for n, key in stored.items() if n not in given and n < forward}, **given}
+        sides = [side for i in self.used_grams for side in low.grams[i]]
+        self._keep([w.value for w in wanted] + sides, given, forward)
+        given |= {value.number: ("kept", i) for i, value in enumerate(self.kept)}
+        self.gram_places: dict[int, tuple[tuple[Key, int], tuple[Key, int]]] = {}
+        held: dict[int, Key] = {w.value.number: w.key for w in wanted if not w.add and w.key[0] == "dx"}
+        lasting = {"state", "x", "dy", "after", "y", "kept"}
+        for i in self.used_grams:
+            places = []
+            for side in low.grams[i]:
+                base, offset = (side.operands[0], side.setting) if side.operator == "slice" else (side, 0)
+                key = given.get(base.number)
+                if key is None or key[0] not in lasting:
+                    base, offset = side, 0
+                    key = (
+                        given.get(side.number)
+                        if given.get(side.number, ("", 0))[0] in lasting
+                        else held.get(side.number)
+                    )
+                if key is None:
+                    key = held[side.number] = ("time", sum(k[0] == "time" for k in held.values()))
+                    wanted.append(Wanted(side, key))
+                places.append((key, offset))
+            self.gram_places[i] = (places[0], places[1])
+        self.times = {key: v.width for v, key, _ in wanted if key[0] == "time"}
+        self.backward = Plan(step, given, wanted, carried, str(self.dtype), "backward")
+
+    def _trim_totals(self) -> None:
+        """Which sums and grams the gradients of fixtures are made of."""
+        self.used_sums: set[int] = set()
+        self.used_grams: list[int] = []
+        stack = list(self.of_fixtures.values())
+        while stack:
+            one = stack.pop()
+            if not isinstance(one, Total):
+                continue
+            made = self.low.totals[one.number]
+            if isinstance(made, tuple) and made[0] == "sum":
+                self.used_sums.add(made[1])
+            elif isinstance(made, tuple) and made[0] == "gram":
+                if made[1] not in self.used_grams:
+                    self.used_grams.append(made[1])
+            else:
+                stack += made.operands
+
+    def _keep(self, wanted: list[Value], given: dict[int, Key], forward: int) -> None:
+        """Choose what the forward run keeps: of what backward needs, all that one costly function cannot bring back."""
+        needed: dict[int, Value] = {}
+        seen: set[int] = set()
+        stack = list(wanted)
+        while stack:
+            value = stack.pop()
+            if value.number in seen or value.number in given:
+                continue
+            seen.add(value.number)
+            if value.number < forward:
+                needed[value.number] = value
+            else:
+                stack += value.operands
+        kept: dict[int, Value] = {}
+
+        def cost(value: Value) -> float:
+            if value.number in given or value.number in kept:
+                return 0
+            if value.operator in ("product", "reduce"):
+                return math.inf
+            own = value.operator == "map" and value.setting.name in COSTLY
+            return own + sum(map(cost, value.operands))
+
+        for number in sorted(needed):
+            if cost(needed[number]) > 1:
+                kept[number] = needed[number]
+        self.kept = list(kept.values())
+
+    def _forwards(self) -> Plan:
+        step = self.low.step
+        given: dict[int, Key] = {}
+        carried = []
+        for value in step.values:
+            if value.operator == "input" and "gradient" not in value.setting[0]:
+                given[value.number] = value.setting
+                if value.setting[0] == "carry":
+                    carried.append(value)
+            elif value.operator == "vector":
+                given[value.number] = ("vector", value.setting)
+        wanted = [Wanted(value, ("next", i)) for i, value in enumerate(self.next)]
+        known = {value.number for value in self.next}
+        wanted += [Wanted(value, ("y", i)) for i, value in enumerate(self.ys) if value.number not in known]
+        wanted += [Wanted(value, ("kept", i)) for i, value in enumerate(self.kept)]
+        return Plan(step, given, wanted, carried, str(self.dtype), "forward")
+
+
+def _size(tensor: Any) -> int:
+    return math.prod(tensor.shape[1:])
+
+
+def _start(array: Any, wants: bool) -> Tensor:
+    """A leaf with memory of its own name, so that equal arrays given twice are told apart."""
+    made = Tensor(array.view())
+    if wants and array.dtype.kind == "f":
+        made.requires_grad = True
+    return made
+
+
+def _rows(tensors: Sequence[Any]) -> tuple[int, np.dtype[Any]]:
+    """The size of the batch axis, and the dtype."""
+    if any(not t.ndim for t in tensors):
+        raise NotFused("the carry or x has no batch axis")
+    sizes = {t.shape[0] for t in tensors}
+    dtypes = {t.dtype for t in tensors}
+    if len(sizes) != 1:
+        raise NotFused("the first axes of carry and x differ, so none is the batch")
+    if len(dtypes) != 1 or next(iter(dtypes)).kind != "f":
+        raise NotFused(f"carry and x are of {', '.join(sorted(map(str, dtypes)))}, not of one floating dtype")
+    if any(_size(t) == 0 for t in tensors) or 0 in sizes:
+        raise NotFused("there are no elements")
+    return sizes.pop(), dtypes.pop()

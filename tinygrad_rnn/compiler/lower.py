@@ -1,0 +1,478 @@
+"""A trace as a program over rows: each operation in the few forms that kernels have.
+
+What is made of fixed values only (of parameters, of constants) stays outside, and is done before the loop. That rows do
+not mix is derived here, operation by operation: axis 0 of a row value is the batch, and stays so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..autograd.tensor import Tensor
+from ..kernels import scalar
+from ..ops.op import Elementwise
+from ..program.step import Step, Value
+from .trace import NotFused, Traced
+
+
+class Row(NamedTuple):
+    """A tensor (B, *shape) whose rows do not mix. Where the value's width is 1, it is the same all along the row."""
+
+    value: Value
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Fixed(NamedTuple):
+    """A tensor that is the same at all steps; `number` of `Fixtures`."""
+
+    number: int
+
+
+class Tall(NamedTuple):
+    """Rows, one batch below another: the sides of a sum of products over rows."""
+
+    rows: tuple[Row, ...]
+
+
+class Turned(NamedTuple):
+    """Rows as columns."""
+
+    values: tuple[Value, ...]
+
+
+class Total(NamedTuple):
+    """A sum over all rows and steps, or something linear made of such; `number` of `Totals`."""
+
+    number: int
+
+
+class Recipe(NamedTuple):
+    """How a fixed value or a total is made: an operation on others of its kind (or plain arrays), with settings."""
+
+    op: Any
+    operands: tuple[Any, ...]
+    settings: dict[str, Any]
+
+
+class Lowering:
+    """The program of one step, and of its gradient, as it is put together.
+
+    Attributes:
+        step: the values over rows.
+        fixtures: tensors from outside, or recipes.
+        vectors, matrices, per_row: for each of those that the program uses, its number among the fixtures.
+        sums, grams: values summed over all rows, and pairs of values whose products are.
+        totals: ("sum", i), ("gram", i), or recipes.
+    """
+
+    def __init__(self, rows: int, dtype: np.dtype[Any]) -> None:
+        self.rows, self.dtype = rows, dtype
+        self.step = Step()
+        self.fixtures: list[Any] = []
+        self.tensors: list[Any] = []  # of the fixtures, as the trace made them
+        self.vectors: list[int] = []
+        self.matrices: list[int] = []
+        self.per_row: list[int] = []
+        self.sums: list[Value] = []
+        self.grams: list[tuple[Value, Value]] = []
+        self.totals: list[Any] = []
+        self.known: dict[int, Any] = {}
+        self._numbers: dict[float, Fixed] = {}
+        self._kept: list[Any] = []  # arrays, as long as `known` goes by their identity
+
+    # --- What is known ---
+
+    def know(self, array: Any, found: Any) -> None:
+        """Remember what an array of the trace is."""
+        self.known[id(array)] = found
+        self._kept.append(array)
+
+    def of(self, tensor: Any) -> Any:
+        """What a tensor is: as known, or else something fixed from outside."""
+        found = self.known.get(id(tensor._array))
+        if found is None:
+            found = self.fixed(tensor, tensor)
+            self.know(tensor._array, found)
+        return found
+
+    def fixed(self, made: Any, tensor: Any) -> Fixed:
+        """A new fixture."""
+        self.fixtures.append(made)
+        self.tensors.append(tensor)
+        return Fixed(len(self.fixtures) - 1)
+
+    def run(self, trace: Sequence[Traced]) -> None:
+        """Lower every operation."""
+        for one in trace:
+            operands = [None if x is None else self.of(x) for x in one.inputs]
+            if all(x is None or isinstance(x, Fixed) for x in operands):
+                made: Any = self.fixed(
+                    Recipe(one.op, tuple(operands), one.settings),
+                    Tensor(one.made, one.node, one.node.wanted != () and True in one.node.wanted),
+                )
+            else:
+                try:
+                    made = self._lowered(one, operands)
+                except NotFused as trouble:
+                    raise NotFused(f"{one.op.name}: {trouble}", one.where) from None
+                if (
+                    isinstance(made, Row)
+                    and one.node.label
+                    and made.value.label is None
+                    and made.value.operator == "map"
+                ):
+                    made.value.label = one.node.label
+            self.know(one.made, made)
+
+    # --- Operations ---
+
+    def _lowered(self, one: Traced, operands: list[Any]) -> Any:
+        if any(isinstance(x, (Total, Turned, Tall)) for x in operands):
+            return self._outside(one, operands)
+        if isinstance(one.op, Elementwise):
+            return self._elementwise(one, operands)
+        rule = _RULES.get(one.op.name)
+        if rule is None:
+            raise NotFused("no kernel form is known for it")
+        return rule(self, one, operands)
+
+    def _elementwise(self, one: Traced, operands: list[Any]) -> Row:
+        op = one.op
+        assert isinstance(op, Elementwise)
+        shape = one.made.shape
+        values = {}
+        for name, x, tensor in zip(op.inputs, operands, one.inputs):
+            given = one.settings.get(name)
+            if given is None or isinstance(given, np.ndarray):
+                values[name] = self.beside(x, tensor, shape)
+            else:
+                values[name] = self.numeral(float(given))
+        return Row(self.expression(op.expression, values), shape[1:])
+
+    def expression(self, expression: Any, values: dict[str, Value]) -> Value:
+        """An expression on values."""
+        found: dict[int, Value] = {}
+        for e in expression.schedule():
+            if e.primitive is not None:
+                found[id(e)] = self.step.map(e.primitive, *[found[id(operand)] for operand in e.operands])
+            else:
+                found[id(e)] = values[e.name] if e.name is not None else self.step.constant(float(e.value or 0))
+        return found[id(expression)]
+
+    def numeral(self, number: float) -> Value:
+        """A number of the user's: in the kernel's text where it is a plain one, else handed over."""
+        return self.step.constant(number) if number in _PLAIN else self.given(number)
+
+    def given(self, number: float) -> Value:
+        """A number that is handed over, so that another compiles nothing."""
+        found = self._numbers.get(number)
+        if found is None:
+            tensor = Tensor(np.asarray(number, self.dtype))
+            found = self._numbers[number] = self.fixed(tensor, tensor)
+        return self.vector(found, 1)
+
+    def vector(self, fixed: Fixed, width: int) -> Value:
+        """A fixture as the same values for all rows."""
+        if fixed.number not in self.vectors:
+            self.vectors.append(fixed.number)
+        return self.step.vector(self.vectors.index(fixed.number), width)
+
+    def beside(self, x: Any, tensor: Any, shape: tuple[int, ...]) -> Value:
+        """An operand as a value that goes with a row tensor of this shape."""
+        if not shape or shape[0] != self.rows:
+            raise NotFused("its result is not one row for each row of the batch")
+        features = shape[1:]
+        if isinstance(x, Row):
+            if len(x.shape) != len(features):
+                raise NotFused("the batch axis of its inputs is not the same")
+            if x.value.width == 1 or x.shape == features:
+                return x.value
+            raise NotFused(f"{x.shape} is broadcast to {features} in part")
+        array = tensor._array
+        own = array.shape
+        if array.dtype.kind == "f" and array.dtype != self.dtype:
+            raise NotFused(f"{array.dtype} meets {self.dtype}")
+        if (
+            array.size == 1
+            and not self.tensors[x.number]._requires_grad
+            and isinstance(self.fixtures[x.number], Recipe)
+            and self.constant(x)
+        ):
+            return self.step.constant(float(array.reshape(())))
+        if array.dtype.kind not in "f":
+            raise NotFused(f"a fixed value of {array.dtype}")
+        if array.size == 1:
+            return self.vector(x, 1)
+        if len(own) == len(shape) and own[0] == self.rows and self.rows > 1:
+            if own[1:] != features and math.prod(own[1:]) != 1:
+                raise NotFused(f"{own} is broadcast to {shape} in part")
+            if x.number not in self.per_row:
+                self.per_row.append(x.number)
+            return self.step.input(("row", self.per_row.index(x.number)), math.prod(own[1:]))
+        bare = own[1:] if len(own) == len(shape) else own
+        if math.prod(bare) == math.prod(features) and bare == features[len(features) - len(bare) :]:
+            return self.vector(x, array.size)
+        raise NotFused(f"{own} is broadcast to {shape} in part")
+
+    def constant(self, x: Fixed) -> bool:
+        """Whether a fixture is made of plain numbers alone."""
+        made = self.fixtures[x.number]
+        if isinstance(made, Recipe):
+            return all(operand is None or self.constant(operand) for operand in made.operands)
+        return made.node is None or (made.node.op is None and made._array.ndim == 0 and not made._requires_grad)
+
+    def full(self, row: Row) -> Value:
+        """The value with all numbers of a row."""
+        return row.value if row.value.width == row.size else self.step.spread(row.value, row.size)
+
+    def matrix(self, x: Any) -> int:
+        """The number of a fixture among the matrices."""
+        if not isinstance(x, Fixed) or self.tensors[x.number].ndim != 2:
+            raise NotFused("it is no product of rows with a fixed matrix")
+        if self.tensors[x.number].dtype != self.dtype:
+            raise NotFused(f"{self.tensors[x.number].dtype} meets {self.dtype}")
+        if x.number not in self.matrices:
+            self.matrices.append(x.number)
+        return self.matrices.index(x.number)
+
+    def rowed(self, x: Any) -> Row:
+        """An operand that must be rows."""
+        if not isinstance(x, Row):
+            raise NotFused("rows meet a fixed value here in a way that has no kernel form")
+        return x
+
+    # --- What leaves the loop ---
+
+    def _outside(self, one: Traced, operands: list[Any]) -> Any:
+        name, first = one.op.name, operands[0]
+        if isinstance(first, Tall) and name == "permute_dims":
+            return Turned(tuple([self.full(row) for row in first.rows]))
+        if isinstance(first, Tall) and name == "sum" and one.settings["axis"] == (0,) and not one.settings["keepdims"]:
+            return self.added([self.summed(self.full(row)) for row in first.rows])
+        if isinstance(first, Turned) and name == "matmul" and isinstance(operands[1], (Row, Tall)):
+            rows = operands[1].rows if isinstance(operands[1], Tall) else (operands[1],)
+            if len(rows) == len(first.values) and all(len(row.shape) == 1 for row in rows):
+                pairs = zip(first.values, map(self.full, rows))
+                return self.added([self.total(("gram", self._gram(left, right))) for left, right in pairs])
+        elif name in _LINEAR and not any(isinstance(x, (Row, Turned, Tall)) for x in operands):
+            several = sum(isinstance(x, Total) for x in operands)
+            if several == 1 or name in ("add", "subtract"):
+                return self.total(Recipe(one.op, tuple(operands), one.settings))
+        raise NotFused("a sum over all rows goes on into something that is not linear")
+
+    def added(self, totals: list[Total]) -> Total:
+        """The sum of several."""
+        made = totals[0]
+        for other in totals[1:]:
+            made = self.total(Recipe("add", (made, other), {}))
+        return made
+
+    def _gram(self, left: Value, right: Value) -> int:
+        if (left, right) not in self.grams:
+            self.grams.append((left, right))
+        return self.grams.index((left, right))
+
+    def total(self, made: Any) -> Total:
+        """A new total."""
+        if made not in self.totals if not isinstance(made, Recipe) else True:
+            self.totals.append(made)
+        return Total(self.totals.index(made) if not isinstance(made, Recipe) else len(self.totals) - 1)
+
+    def summed(self, value: Value) -> Total:
+        """The sum of a value over all rows and steps."""
+        if value not in self.sums:
+            self.sums.append(value)
+        return self.total(("sum", self.sums.index(value)))
+
+
+#: Numbers that stand in a kernel's text.
+_PLAIN = frozenset({0.0, 0.5, 1.0, 2.0, 3.0, 4.0, -0.5, -1.0, -2.0, math.inf, -math.inf})
+
+#: Operations that are linear in a total, the others fixed.
+_LINEAR = frozenset({
+    "add", "subtract", "negative", "multiply", "divide", "reshape", "permute_dims", "sum", "astype", "expand_dims",
+    "squeeze", "broadcast_to", "getitem", "patched", "matmul",
+})  # fmt: skip
+
+Rule = Callable[[Lowering, Traced, list[Any]], Any]
+_RULES: dict[str, Rule] = {}
+
+
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    def enter(rule: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return enter
+
+
+@_rule("linear")
+def _linear(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    x, (width, _) = low.rowed(operands[0]), one.inputs[1].shape
+    if len(x.shape) != 1:
+        raise NotFused("it multiplies rows of several axes")
+    made = low.step.product(low.full(x), low.matrix(operands[1]), True, width)
+    if operands[2] is not None:
+        made = low.step.map(scalar.add, made, low.vector(operands[2], width))
+    return Row(made, (width,))
+
+
+@_rule("matmul")
+def _matmul(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    x = low.rowed(operands[0])
+    if len(x.shape) != 1:
+        raise NotFused("it multiplies rows of several axes")
+    width = one.inputs[1].shape[-1]
+    return Row(low.step.product(low.full(x), low.matrix(operands[1]), False, width), (width,))
+
+
+@_rule("permute_dims")
+def _permute(low: Lowering, one: Traced, operands: list[Any]) -> Turned:
+    x = low.rowed(operands[0])
+    if len(x.shape) != 1 or one.settings["axes"] not in (None, (1, 0)):
+        raise NotFused("it moves the batch axis")
+    return Turned((low.full(x),))
+
+
+@_rule("reshape", "expand_dims", "squeeze")
+def _same(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    if not one.made.shape or one.made.shape[0] != low.rows:
+        raise NotFused("it moves the batch axis")
+    return Row(low.rowed(operands[0]).value, one.made.shape[1:])
+
+
+@_rule("broadcast_to")
+def _broadcast(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    return Row(low.beside(operands[0], one.inputs[0], one.made.shape), one.made.shape[1:])
+
+
+@_rule("astype")
+def _astype(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    x = low.rowed(operands[0])
+    if one.made.dtype != low.dtype:
+        raise NotFused(f"it makes {one.made.dtype}")
+    if one.inputs[0].dtype.kind == "b":
+        return Row(low.step.map(scalar.where, x.value, low.step.constant(1.0), low.step.constant(0.0)), x.shape)
+    return x
+
+
+def _span(key: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Where in a flat row of this shape an index takes numbers: offset and count."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    if any(not (isinstance(p, (int, slice)) or p is None or p is Ellipsis) for p in parts):
+        raise NotFused("it takes rows or features by number")
+    parts = [p for p in parts if p is not None]
+    if Ellipsis in parts:
+        at = parts.index(Ellipsis)
+        parts[at : at + 1] = [slice(None)] * (len(shape) + 2 - len(parts))
+    parts += [slice(None)] * (len(shape) + 1 - len(parts))
+    if parts[0] != slice(None):
+        raise NotFused("it takes some rows of the batch")
+    start, count, open_ = 0, math.prod(shape), True
+    inner = count
+    for part, size in zip(parts[1:], shape):
+        inner //= size or 1
+        first, last, stride = (part % size, part % size + 1, 1) if isinstance(part, int) else part.indices(size)
+        if stride != 1:
+            raise NotFused("it takes features with gaps")
+        if last - first == size:
+            continue
+        if not open_:
+            raise NotFused("it takes features with gaps")
+        start, count, open_ = first * inner, max(last - first, 0) * inner, last - first == 1
+    return start, count
+
+
+@_rule("getitem")
+def _getitem(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    x = low.rowed(operands[0])
+    start, count = _span(one.settings["key"], x.shape)
+    if count != math.prod(one.made.shape[1:]) or one.made.shape[:1] != (low.rows,):
+        raise NotFused("it moves the batch axis")
+    if not count:
+        raise NotFused("it takes nothing")
+    return Row(x.value if x.value.width == 1 else low.step.slice(x.value, start, count), one.made.shape[1:])
+
+
+@_rule("patched")
+def _patched(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    shape = one.settings["shape"][1:]
+    if one.settings["shape"][:1] != (low.rows,):
+        raise NotFused("it makes no rows")
+    parts = []
+    for x, key in zip(operands, one.settings["keys"]):
+        row = low.rowed(x)
+        start, count = _span(key, shape)
+        if count != row.size:
+            raise NotFused("a patch does not fit")
+        parts.append((low.full(row), start))
+    layers: list[list[tuple[Value, int]]] = []
+    for part in sorted(parts, key=lambda part: part[1]):
+        for layer in layers:
+            if layer[-1][1] + layer[-1][0].width <= part[1]:
+                layer.append(part)
+                break
+        else:
+            layers.append([part])
+    joined = [low.step.join(layer, math.prod(shape)) for layer in layers]
+    made = joined[0]
+    for other in joined[1:]:
+        made = low.step.map(scalar.add, made, other)
+    return Row(made, shape)
+
+
+@_rule("concat")
+def _concat(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    if one.settings["axis"] == 0 and all(isinstance(x, Row) and len(x.shape) == 1 for x in operands):
+        return Tall(tuple(operands))
+    if one.settings["axis"] != 1:
+        raise NotFused("it joins along another axis than the first of the features")
+    parts, start = [], 0
+    for x, tensor in zip(operands, one.inputs):
+        row = x if isinstance(x, Row) else Row(low.beside(x, tensor, tensor.shape), tensor.shape[1:])
+        parts.append((low.full(row), start))
+        start += row.size
+    return Row(low.step.join([part for part in parts if part[0].width], start), one.made.shape[1:])
+
+
+@_rule("sum")
+def _sum(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    return _along(low, one, operands, lambda row: low.step.reduce("sum", low.full(row)), True)
+
+
+@_rule("max", "min")
+def _extreme(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    return _along(low, one, operands, lambda row: low.step.reduce(one.op.name, low.full(row)), False)
+
+
+@_rule("mean")
+def _mean(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    def mean(row: Row) -> Value:
+        return low.step.map(scalar.divide, low.step.reduce("sum", low.full(row)), low.given(float(row.size)))
+
+    return _along(low, one, operands, mean, False)
+
+
+def _along(low: Lowering, one: Traced, operands: list[Any], reduced: Callable[[Row], Value], over_rows: bool) -> Any:
+    x, axes = low.rowed(operands[0]), one.settings["axis"]
+    features = tuple(range(1, len(x.shape) + 1))
+    if 0 in axes and over_rows:
+        total = low.summed(low.full(x))
+        below = tuple(axis - 1 for axis in axes if axis)
+        flat = low.total(Recipe("reshape", (total,), {"shape": x.shape}))
+        if below:
+            flat = low.total(Recipe("sum", (flat,), {"axis": below}))
+        return low.total(Recipe("reshape", (flat,), {"shape": one.made.shape}))
+    if tuple(axis for axis in axes if axis and x.shape[axis - 1] != 1) != tuple(
+        axis for axis in features if x.shape[axis - 1] != 1
+    ):
+        raise NotFused("it goes along some of the features only" if 0 not in axes else "it mixes rows")
+    return Row(reduced(x), one.made.shape[1:])

@@ -1,0 +1,292 @@
+"""From a program of one step to phases: which products and which loops over rows, in which order, over what memory.
+
+There are three levels. What does not depend on the carry is done before, for a chunk of steps at once (level 0); what
+the next carry depends on is done step by step (1); what nothing waits for is done after, for the chunk at once (2).
+Between two products all work on rows is one function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..kernels import scalar
+from ..program.rows import At, Rows, Store, TooWide
+from ..program.step import Step, Value, reachable
+from .trace import NotFused
+
+#: Names a piece of memory: ("carry", 0), ("next", 0), ("x", 0), ("scratch", 3), ...
+Key = tuple[str, int]
+#: When something is done: (level, stage); a row function of a stage comes before its products.
+When = tuple[int, float]
+
+
+class Wanted(NamedTuple):
+    """A value that the program shall leave somewhere; with `add`, its sum over rows and steps."""
+
+    value: Value
+    key: Key
+    add: bool = False
+
+
+class Product(NamedTuple):
+    """A phase: the matrix `matrix` (turned or not) multiplied onto rows."""
+
+    level: int
+    source: int
+    target: int
+    matrix: tuple[int, bool]
+    inner: int
+    width: int
+    onto: bool
+
+
+class RowPhase(NamedTuple):
+    """A phase: a function on rows."""
+
+    level: int
+    name: str
+
+
+class Plan:
+    """The phases of one direction.
+
+    Attributes:
+        phases: products and row functions in order.
+        places: for each place of the table, its memory and the offset in it.
+        scratch: for each piece of scratch memory, its width, and whether it lasts for a chunk of steps.
+        numbers: sizes that the row functions read from the table.
+        text: their source.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        given: dict[int, Key],
+        wanted: list[Wanted],
+        carried: Iterable[Value],
+        dtype: str,
+        name: str,
+    ) -> None:
+        self.step, self.given, self.wanted, self.dtype, self.name = step, given, wanted, dtype, name
+        self.carried = {value.number for value in carried}
+        spread: dict[int, Value] = {}
+        while True:
+            try:
+                self._build(list(spread.values()))
+                return
+            except TooWide as trouble:
+                if trouble.value.number in spread:
+                    raise NotFused(f"no loop can be found for {trouble.value!r}") from None
+                spread[trouble.value.number] = trouble.value
+
+    def _build(self, kept_too: list[Value]) -> None:
+        self._laid = {value.number for value in kept_too}
+        self.places: list[tuple[Key, int]] = []
+        self.scratch: list[tuple[int, bool]] = []
+        self.numbers: list[int] = []
+        self.phases: list[Any] = []
+        self._located: dict[int, list[tuple[When, At]]] = {}
+        for number, key in self.given.items():
+            self._located[number] = [((0, 0), At(self._place(key)))]
+        wanted = list(self.wanted)
+        onto = self._onto(wanted)
+        targets = [w.value for w in wanted] + [*onto, *[rest for rest, _ in onto.values()]]
+        every = self._reachable(targets)
+        depends, feeds = self._depends(every), self._feeds(wanted, onto)
+        when, products = self._when(every, depends, feeds)
+        late = {v.number for level, start, p in products if level == 2 for v in self._reachable([p.operands[0]])}
+        stores: dict[When, list[Store]] = {}
+        written: set[int] = set()
+
+        def due(value: Value) -> When:
+            return max(when[value.number], (1, 0)) if value.number in depends else when[value.number]
+
+        def put(value: Value, key: Key, at: When, add: bool = False) -> None:
+            place = self._place(key)
+            written.add(place)
+            stores.setdefault(at, []).append(Store(value, At(place), add))
+            if not add:
+                self._located.setdefault(value.number, []).append(((at[0], at[1] + 0.5), At(place)))
+
+        direct: dict[int, Key] = {}
+        for value, key, add in wanted:
+            if (
+                value.operator == "product"
+                and not add
+                and value.number not in direct
+                and value.number not in self.given
+            ):
+                direct[value.number] = key
+            else:
+                put(value, key, due(value), add)
+        for value in kept_too:
+            if value.number in when:
+                put(value, self._scratch(value.width, True), due(value))
+        starts: dict[When, list[Product]] = {}
+        for level, start, p in products:
+            operand = p.operands[0]
+            source = self._found(operand, start)
+            if source is None:
+                put(
+                    operand,
+                    self._scratch(operand.width, level != 1),
+                    max(due(operand), (level, 0)) if level == 1 else due(operand),
+                )
+                source = self._found(operand, start)
+            assert source is not None
+            if p in onto:
+                rest, key = onto[p]
+                target = self._place(key)  # where the rest lies only until the product comes
+                stores.setdefault(start, []).append(Store(rest, At(target)))
+            else:
+                key = direct.get(p.number) or self._scratch(p.width, level != 1 or p.number in late)
+                target = self._place(key)
+                self._located.setdefault(p.number, []).append(((level, start[1] + 1), At(target)))
+            written.add(target)
+            starts.setdefault(start, []).append(
+                Product(level, self._moved(source), target, p.setting, operand.width, p.width, p in onto)
+            )
+        self._emit(stores, starts, written)
+
+    # --- What depends on what ---
+
+    def _reachable(self, values: Iterable[Value]) -> list[Value]:
+        """What these are made of, up to what is given."""
+        found: dict[int, Value] = {}
+        stack = list(values)
+        while stack:
+            value = stack.pop()
+            if value.number in found:
+                continue
+            found[value.number] = value
+            if value.number not in self.given:
+                stack.extend(value.operands)
+        return [found[number] for number in sorted(found)]
+
+    def _depends(self, every: list[Value]) -> set[int]:
+        """The values that depend on the carry."""
+        found = set(self.carried)
+        for value in every:
+            if value.number not in self.given and any(operand.number in found for operand in value.operands):
+                found.add(value.number)
+        return found
+
+    def _feeds(self, wanted: list[Wanted], onto: dict[Value, Any]) -> set[int]:
+        """The values that the next carry depends on."""
+        roots = [w.value for w in wanted if w.key[0] == "next"]
+        for p, (rest, key) in onto.items():
+            if key[0] == "next":
+                roots += [p, rest]
+        return {value.number for value in self._reachable(roots)}
+
+    def _when(
+        self, every: list[Value], depends: set[int], feeds: set[int]
+    ) -> tuple[dict[int, When], list[tuple[int, When, Value]]]:
+        """When each value can be had, and all products with their level and when they are done."""
+        when: dict[int, When] = {}
+        products = []
+        for value in every:
+            if value.number in self.given or not value.operands:
+                when[value.number] = (0, 0)
+                continue
+            ready = max(when[operand.number] for operand in value.operands)
+            if value.operator == "product":
+                level = 0 if value.number not in depends else 1 if value.number in feeds else 2
+                start = max((level, 0), ready)
+                products.append((level, start, value))
+                ready = (level, start[1] + 1)
+            when[value.number] = ready
+        return when, products
+
+    def _onto(self, wanted: list[Wanted]) -> dict[Value, tuple[Value, Key]]:
+        """Products that are added onto the rest of a sum where the next carry lies: {product: (rest, key)}.
+
+        The entries of `wanted` that are met so leave the list.
+        """
+        uses: dict[int, int] = {}
+        for value in self._reachable([w.value for w in wanted]):
+            if value.number not in self.given:
+                for operand in value.operands:
+                    uses[operand.number] = uses.get(operand.number, 0) + 1
+        for w in wanted:
+            uses[w.value.number] = uses.get(w.value.number, 0) + 1
+        found: dict[Value, tuple[Value, Key]] = {}
+        for w in list(wanted):
+            if w.key[0] != "next" or w.add or uses[w.value.number] != 1 or w.value.number in self.given:
+                continue
+            terms, stack = [], [w.value]
+            while stack:
+                value = stack.pop()
+                whole = value is w.value or uses[value.number] == 1
+                if value.operator == "map" and value.setting is scalar.add and whole and value.number not in self.given:
+                    stack += reversed(value.operands)
+                else:
+                    terms.append(value)
+            last = max(
+                (t for t in terms if t.operator == "product" and uses[t.number] == 1 and t.number not in self.given),
+                key=lambda t: t.number,
+                default=None,
+            )
+            rest = [t for t in terms if t is not last]
+            if last is None or not rest or any(last in reachable([t]) or t.width != last.width for t in rest):
+                continue
+            total = rest[0]
+            for term in rest[1:]:
+                total = self.step.map(scalar.add, total, term)
+            found[last] = (total, w.key)
+            wanted.remove(w)
+        return found
+
+    # --- Memory ---
+
+    def _place(self, key: Key, offset: int = 0) -> int:
+        """The place of a piece of memory, from an offset on."""
+        if (key, offset) not in self.places:
+            self.places.append((key, offset))
+        return self.places.index((key, offset))
+
+    def _moved(self, at: At) -> int:
+        key, offset = self.places[at.place]
+        return self._place(key, offset + at.offset)
+
+    def _scratch(self, width: int, lasting: bool) -> Key:
+        self.scratch.append((width, lasting))
+        return ("scratch", len(self.scratch) - 1)
+
+    def _found(self, value: Value, when: When) -> At | None:
+        """Where a value lies by then."""
+        for ready, at in self._located.get(value.number, ()):
+            if ready <= (when[0], when[1] + 0.5):
+                return at
+        if value.operator == "slice":
+            whole = self._found(value.operands[0], when)
+            return whole and At(whole.place, whole.offset + value.setting)
+        return None
+
+    # --- Text ---
+
+    def _emit(self, stores: dict[When, list[Store]], starts: dict[When, list[Product]], written: set[int]) -> None:
+        texts: list[str] = []
+        sources: dict[str, None] = {}
+        numbers: list[int] = []
+        for when in sorted({*stores, *starts}):
+            if when in stores:
+                loads = {}
+                for number, found in self._located.items():
+                    for ready, at in found:
+                        if ready <= when:
+                            loads[number] = at
+                            break
+                name = f"rows_{len(texts)}"
+                scopes = {place: i + 1 for i, place in enumerate(sorted(written))}
+                used = {store.at.place for store in stores[when]}
+                scopes = {place: i + 1 for i, place in enumerate(sorted(used))}
+                rows = Rows(name, stores[when], loads, self.dtype, numbers, scopes, self._laid)
+                sources.update(rows.sources)
+                texts.append(rows.text())
+                self.phases.append(RowPhase(when[0], name))
+            self.phases += starts.get(when, [])
+        self.numbers = numbers
+        self.text = "\n\n".join([*sources, *[f"@rows\n{text}" for text in texts]])
+        self.functions = [phase.name for phase in self.phases if isinstance(phase, RowPhase)]

@@ -1,0 +1,317 @@
+"""What runs a program over time: matrix products, loops over rows, and the order in which they come.
+
+All of it is one compiled text for each dtype; programs differ in the table that they hand over, and in the functions on
+rows that it names. A table is an array of integers:
+
+    0 steps          1 steps a chunk    2 rows             3 places of the phases     4 their number
+    5 places of the grams               6 their number     7 places of the packs      8 their number
+    9 address of how many rows live at each step, or 0      10 scratch memory, 11 of how many bytes for each part
+    12 address of `tiles`
+    16, 21, ...      places: where an array stands (address, bytes a step, a step within the chunk, a row, a part)
+
+The work is split by rows, each part running all steps on its own, so nothing waits until the last step.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .jit import library
+
+if TYPE_CHECKING:  # what the kernel's text has around it
+    KIND: Any = None
+    LANES = ROWS = SIZE = 0
+    call: Any = None
+    load: Any = None
+    multiply_tile: Any = None
+    store: Any = None
+
+    def number(table: int, index: int) -> int: ...
+
+
+#: Entries of a table before its places, and of each place.
+HEAD, PLACE = 16, 5
+#: Entries of a phase, a gram and a pack.
+PHASE = GRAM = PACK = 8
+#: Steps of the inner axis that a gram takes at a time.
+BLOCK = 256
+
+
+def address(table: int, place: int, step: int, within: int, row: int, part: int) -> int:
+    at = HEAD + PLACE * place
+    return (
+        number(table, at)
+        + step * number(table, at + 1)
+        + within * number(table, at + 2)
+        + row * number(table, at + 3)
+        + part * number(table, at + 4)
+    )
+
+
+def tiles(
+    rows: int,
+    vectors: int,
+    a: int,
+    a_row: int,
+    a_step: int,
+    b: int,
+    b_step: int,
+    inner: int,
+    c: int,
+    c_row: int,
+    last: int,
+    onto: int,
+) -> None:
+    """Some rows of c, as many vectors wide."""
+    onto = onto != 0
+    while rows > 0:
+        if rows >= ROWS:
+            taken = ROWS
+            if vectors == 3:
+                multiply_tile(KIND, ROWS, 3, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+            elif vectors == 2:
+                multiply_tile(KIND, ROWS, 2, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+            else:
+                multiply_tile(KIND, ROWS, 1, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+        elif rows >= 4:
+            taken = 4
+            if vectors == 3:
+                multiply_tile(KIND, 4, 3, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+            elif vectors == 2:
+                multiply_tile(KIND, 4, 2, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+            else:
+                multiply_tile(KIND, 4, 1, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+        else:
+            taken = 1
+            if vectors == 3:
+                multiply_tile(KIND, 1, 3, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+            elif vectors == 2:
+                multiply_tile(KIND, 1, 2, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+            else:
+                multiply_tile(KIND, 1, 1, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+        rows -= taken
+        a += taken * a_row
+        c += taken * c_row
+
+
+def multiply(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
+    """c = a @ packed for the rows first to last - 1 of the steps begin to end - 1.
+
+    A panel of the packed matrix serves all of them before the next is touched.
+    """
+    a_place, c_place, packed = number(phase, 2), number(phase, 3), number(phase, 4)
+    inner, columns, onto = number(phase, 5), number(phase, 6), number(phase, 7)
+    a_row = number(table, HEAD + PLACE * a_place + 3)
+    c_row = number(table, HEAD + PLACE * c_place + 3)
+    a_next = number(table, HEAD + PLACE * a_place + 1) + number(table, HEAD + PLACE * a_place + 2)
+    c_next = number(table, HEAD + PLACE * c_place + 1) + number(table, HEAD + PLACE * c_place + 2)
+    live = number(table, 9)
+    rows = last - first
+    if live == 0 and (rows == 1 or (a_next == rows * a_row and c_next == rows * c_row)):
+        if rows == 1:
+            a_row, c_row = a_next, c_next
+        rows *= end - begin
+        end = begin + 1
+    column = 0
+    while column < columns:
+        width = min(columns - column, 3 * LANES)
+        vectors = (width + LANES - 1) // LANES
+        for step in range(begin, end):
+            if live != 0:
+                rows = min(last, number(live, step)) - first
+            a = address(table, a_place, step, step - start, first, part)
+            c = address(table, c_place, step, step - start, first, part) + column * SIZE
+            call(number(table, 12), rows, vectors, a, a_row, SIZE, packed, vectors * LANES * SIZE, inner, c, c_row,
+                 width - (vectors - 1) * LANES, onto)  # fmt: skip
+        packed += vectors * LANES * SIZE * inner
+        column += width
+
+
+def level(table: int, wanted: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
+    """The phases of one level, in order: products, and functions on rows."""
+    live = number(table, 9)
+    for i in range(number(table, 4)):
+        phase = table + 8 * (number(table, 3) + PHASE * i)
+        if number(phase, 1) != wanted:
+            continue
+        if number(phase, 0) == 1:
+            multiply(table, phase, part, start, begin, end, first, last)
+        else:
+            for step in range(begin, end):
+                stop = last if live == 0 else min(last, number(live, step))
+                if stop > first:
+                    call(number(phase, 2), table, step, step - start, first, stop, part)
+
+
+def drive(table: int, part: int, first: int, last: int) -> None:
+    """All steps for the rows first to last - 1: in chunks, what does not wait for the step before is done at once."""
+    steps, chunk = number(table, 0), number(table, 1)
+    for start in range(0, steps, chunk):
+        end = min(start + chunk, steps)
+        for wanted in range(3):
+            if wanted == 1:
+                for step in range(start, end):
+                    level(table, wanted, part, start, step, step + 1, first, last)
+            else:
+                level(table, wanted, part, start, start, end, first, last)
+
+
+def pack(source: int, row: int, column: int, inner: int, width: int, target: int) -> None:
+    """Columns of a matrix (inner, width), row after row in whole vectors: what `multiply_tile` reads as b."""
+    padded = (width + LANES - 1) // LANES * LANES
+    if column == SIZE:
+        for _ in range(inner):
+            for j in range(width):
+                store(load(KIND, source, j, 0, 2), target, j, 1, 2)
+            for j in range(width, padded):
+                store(KIND, target, j, 1, 2)
+            source += row
+            target += padded * SIZE
+    else:
+        for j in range(padded):
+            for k in range(inner):
+                value = load(KIND, source + j * column + k * row, 0, 0, 2) if j < width else KIND
+                store(value, target + j * SIZE, k * padded, 1, 2)
+
+
+def packs(table: int, part: int, parts: int) -> None:
+    """All matrices of products, panel after panel."""
+    turn = 0
+    for i in range(number(table, 8)):
+        job = table + 8 * (number(table, 7) + PACK * i)
+        source, row, column = number(job, 0), number(job, 1), number(job, 2)
+        inner, columns, target = number(job, 3), number(job, 4), number(job, 5)
+        for start in range(0, columns, 3 * LANES):
+            width = min(columns - start, 3 * LANES)
+            if turn % parts == part:
+                pack(source + start * column, row, column, inner, width, target)
+            target += (width + LANES - 1) // LANES * LANES * SIZE * inner
+            turn += 1
+
+
+def gathered(
+    table: int, place: int, step: int, row: int, count: int, start: int, width: int, padded: int, target: int
+) -> None:
+    """`count` live rows from (step, row) on, of an array at a place: some columns of each, in whole vectors."""
+    live, every = number(table, 9), number(table, 2)
+    for _ in range(count):
+        rows = every if live == 0 else number(live, step)
+        while row >= rows:
+            row, step = 0, step + 1
+            rows = every if live == 0 else number(live, step)
+        at = HEAD + PLACE * place
+        source = number(table, at) + step * number(table, at + 1) + row * number(table, at + 3) + start * SIZE
+        for j in range(width):
+            store(load(KIND, source, j, 0, 2), target, j, 1, 2)
+        for j in range(width, padded):
+            store(KIND, target, j, 1, 2)
+        target += padded * SIZE
+        row += 1
+
+
+def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
+    """c (m, n) = the sum over all live rows of a^T b, for one a and one after another of its partners.
+
+    A job names a, its columns, and the partners that follow it in the table: each a b, its columns, c, and c's bytes a
+    row.
+    """
+    a_place, a_columns, partners = number(job, 0), number(job, 1), number(job, 2)
+    each = (a_columns + parts * ROWS - 1) // (parts * ROWS) * ROWS
+    first, last = part * each, min((part + 1) * each, a_columns)
+    if first >= last:
+        return
+    live, every = number(table, 9), number(table, 2)
+    tile = number(table, 10) + part * number(table, 11)
+    panels = tile + BLOCK * ROWS * SIZE
+    step, row, done = 0, 0, 0
+    while done < total:
+        count = min(BLOCK, total - done)
+        place = panels
+        for i in range(partners):
+            partner = job + 8 * GRAM * (i + 1)
+            for start in range(0, number(partner, 1), 3 * LANES):
+                width = min(number(partner, 1) - start, 3 * LANES)
+                padded = (width + LANES - 1) // LANES * LANES
+                gathered(table, number(partner, 0), step, row, count, start, width, padded, place)
+                place += count * padded * SIZE
+        for column in range(first, last, ROWS):
+            rows = min(ROWS, last - column)
+            filled = (rows + ROWS - 1) // ROWS * ROWS
+            gathered(table, a_place, step, row, count, column, rows, filled, tile)
+            place = panels
+            for i in range(partners):
+                partner = job + 8 * GRAM * (i + 1)
+                c, c_row = number(partner, 2), number(partner, 3)
+                for start in range(0, number(partner, 1), 3 * LANES):
+                    width = min(number(partner, 1) - start, 3 * LANES)
+                    vectors = (width + LANES - 1) // LANES
+                    call(number(table, 12), rows, vectors, tile, SIZE, ROWS * SIZE,
+                         place, vectors * LANES * SIZE, count, c + column * c_row + start * SIZE, c_row,
+                         width - (vectors - 1) * LANES, done)  # fmt: skip
+                    place += count * vectors * LANES * SIZE
+        done += count
+        row += count
+        rows = every if live == 0 else number(live, step)
+        while done < total and row >= rows:
+            row -= rows
+            step += 1
+            rows = every if live == 0 else number(live, step)
+
+
+def work(table: int, job: int, part: int, parts: int) -> None:
+    """One part of one job: pack the matrices, run all steps, or sum the products over all steps."""
+    if job == 0:
+        packs(table, part, parts)
+    elif job == 1:
+        rows = number(table, 2)
+        each = (rows + parts - 1) // parts
+        if rows > 4 * parts:
+            each = (each + 3) // 4 * 4
+        first, last = min(part * each, rows), min((part + 1) * each, rows)
+        if first < last:
+            drive(table, part, first, last)
+    else:
+        live, total = number(table, 9), 0
+        if live == 0:
+            total = number(table, 0) * number(table, 2)
+        else:
+            for step in range(number(table, 0)):
+                total += number(live, step)
+        i = 0
+        while i < number(table, 6):
+            head = table + 8 * (number(table, 5) + GRAM * i)
+            gram(table, head, part, parts, total)
+            i += 1 + number(head, 2)
+
+
+def _vectors() -> tuple[int, int]:
+    """Bytes of a vector, and rows of a tile, that make the most of this machine's registers."""
+    import llvmlite.binding
+
+    features = llvmlite.binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 64, 8
+    if features.get("avx"):
+        return 32, 4
+    return 16, 8 if features.get("neon") else 4
+
+
+class Machine(NamedTuple):
+    """Addresses of compiled functions: what `threads.run` wants, and entry 12 of a table."""
+
+    work: int
+    tiles: int
+
+
+@functools.cache
+def machine(size: int) -> Machine:
+    """The compiled functions for floats of so many bytes."""
+    width, rows = _vectors()
+    constants = {
+        "KIND": f"np.float{size * 8}(0.0)", "SIZE": size, "LANES": width // size, "ROWS": rows,
+        "HEAD": HEAD, "PLACE": PLACE, "PHASE": PHASE, "GRAM": GRAM, "PACK": PACK, "BLOCK": BLOCK,
+    }  # fmt: skip
+    inner = library(f"tiles_{size}", (tiles,), constants)()
+    functions = (address, multiply, level, drive, pack, packs, gathered, gram, work)
+    return Machine(library(f"machine_{size}", functions, constants)().work.address, inner.tiles.address)

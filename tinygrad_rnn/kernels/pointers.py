@@ -1,0 +1,127 @@
+"""Memory by address, for kernels that walk over rows of many arrays; kernel files import it, nothing else does.
+
+An address is an integer. Two places of different `scope` never overlap: LLVM is told so, and turns a loop over long
+chains of loads and stores into vector code without guarding each pair. Places that may be one have one scope.
+
+Importing this module imports Numba, so it is imported only where a kernel is compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_WORD = ir.IntType(64)
+
+
+def _pointer(builder: Any, address: Any, kind: Any, index: Any = None) -> Any:
+    base = builder.inttoptr(address, kind.as_pointer())
+    return base if index is None else builder.gep(base, [index])
+
+
+def _alone(module: Any, access: Any, scope: int, scopes: int) -> None:
+    """Note on a load or store that it touches memory of this scope and of none of the others."""
+    domain = module.add_metadata(["tinygrad_rnn"])
+
+    def lists(numbers: list[int]) -> Any:
+        return module.add_metadata([module.add_metadata([f"scope {n}", domain]) for n in numbers])
+
+    access.set_metadata("alias.scope", lists([scope]))
+    others = [n for n in range(scopes) if n != scope]
+    if others:
+        access.set_metadata("noalias", lists(others))
+
+
+@intrinsic(prefer_literal=True)
+def load(typingctx: Any, kind: Any, address: Any, index: Any, scope: Any, scopes: Any) -> Any:
+    """The element at `index` of the array at `address`, of the type of `kind`; `scope` of so many `scopes`."""
+    if not isinstance(scope, types.IntegerLiteral) or not isinstance(scopes, types.IntegerLiteral):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(builder, args[1], context.get_data_type(kind), args[2])
+        found = builder.load(pointer)
+        found.align = kind.bitwidth // 8
+        _alone(builder.module, found, scope.literal_value, scopes.literal_value)
+        return context.data_model_manager[kind].from_data(builder, found)
+
+    return kind(kind, types.intp, types.intp, scope, scopes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store(typingctx: Any, value: Any, address: Any, index: Any, scope: Any, scopes: Any) -> Any:
+    """Put `value` at `index` of the array at `address`."""
+    if not isinstance(scope, types.IntegerLiteral) or not isinstance(scopes, types.IntegerLiteral):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(builder, args[1], context.get_data_type(value), args[2])
+        made = builder.store(context.data_model_manager[value].as_data(builder, args[0]), pointer)
+        made.align = value.bitwidth // 8
+        _alone(builder.module, made, scope.literal_value, scopes.literal_value)
+        return context.get_dummy_value()
+
+    return types.void(value, types.intp, types.intp, scope, scopes), codegen
+
+
+@intrinsic
+def summed(typingctx: Any, total: Any, term: Any) -> Any:
+    """total + term, in an order of LLVM's choice: a sum over a row then needs no serial chain of additions."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1], flags=("reassoc", "contract", "nsz"))
+
+    return total(total, total), codegen
+
+
+@intrinsic
+def number(typingctx: Any, table: Any, index: Any) -> Any:
+    """Entry `index` of a table of integers at this address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(builder, args[0], _WORD, args[1]))
+
+    return types.intp(types.intp, types.intp), codegen
+
+
+@intrinsic
+def read_shared(typingctx: Any, address: Any) -> Any:
+    """An integer that another thread may be writing."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_pointer(builder, args[0], _WORD), "seq_cst", 8)
+
+    return types.intp(types.intp), codegen
+
+
+@intrinsic
+def write_shared(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write an integer that another thread may be reading; what was written before is seen before it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _pointer(builder, args[0], _WORD), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def call(typingctx: Any, function: Any, *numbers: Any) -> Any:
+    """Call the compiled function at an address with integers; so it is compiled once, not again into each caller."""
+    given = types.Tuple(numbers)  # type: ignore[no-untyped-call]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function, packed = args
+        values = [
+            context.cast(builder, value, kind, types.intp)
+            for value, kind in zip(cgutils.unpack_tuple(builder, packed, len(given)), given)  # type: ignore[no-untyped-call]
+        ]
+        kind = ir.FunctionType(ir.VoidType(), [_WORD] * len(values))
+        builder.call(builder.inttoptr(function, kind.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, given), codegen

@@ -1,0 +1,145 @@
+"""The inner loop of a matrix product, as vector code; kernel files import it, nothing else does.
+
+A tile of the result stays in vector registers while the loop runs over the inner axis: at each step a few vectors of b
+are loaded, and each number of a is multiplied with all of them. LLVM's own vectoriser does not find this form; any
+width of vectors is legal in its language, and becomes what the machine has.
+
+Importing this module imports Numba, so it is imported only where a kernel is compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_WORD = ir.IntType(64)
+_HALF = ir.IntType(32)
+_BYTE = ir.IntType(8)
+_KINDS = {types.float32: (ir.FloatType(), 4), types.float64: (ir.DoubleType(), 8)}
+
+#: How many steps of the inner axis ahead b is asked for.
+AHEAD = 8
+
+
+class _Vectors:
+    """LLVM's operations on vectors of one kind, in one function."""
+
+    def __init__(self, builder: Any, scalar: Any, size: int, lanes: int) -> None:
+        self.builder, self.size, self.scalar = builder, size, scalar
+        self.lanes, self.kind = lanes, ir.VectorType(scalar, lanes)
+        suffix, bits = f"v{lanes}f{size * 8}", ir.VectorType(ir.IntType(1), lanes)
+        kind, pointer = self.kind, self.kind.as_pointer()
+        self.fused = self._known(f"llvm.fma.{suffix}", kind, [kind, kind, kind])
+        self.masked_load = self._known(f"llvm.masked.load.{suffix}.p0", kind, [pointer, _HALF, bits, kind])
+        self.masked_store = self._known(f"llvm.masked.store.{suffix}.p0", ir.VoidType(), [kind, pointer, _HALF, bits])
+        self.ahead = self._known("llvm.prefetch.p0", ir.VoidType(), [_BYTE.as_pointer(), _HALF, _HALF, _HALF])
+        self.zeros = ir.Constant(kind, [0.0] * lanes)
+
+    def _known(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        kind = ir.FunctionType(result, arguments)
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)  # type: ignore[no-untyped-call]
+
+    def at(self, address: Any, offset: int, kind: Any = None) -> Any:
+        moved = self.builder.add(address, _WORD(offset)) if offset else address
+        return self.builder.inttoptr(moved, (kind or self.kind).as_pointer())
+
+    def spread(self, value: Any) -> Any:
+        """A vector with `value` in each lane."""
+        nothing = ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)
+        first = self.builder.insert_element(nothing, value, _HALF(0))
+        return self.builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_HALF, self.lanes), None))
+
+    def first(self, count: Any) -> Any:
+        """A mask of the first `count` lanes."""
+        index = ir.Constant(ir.VectorType(_WORD, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_signed("<", index, self.spread(count))
+
+    def load(self, address: Any, offset: int, mask: Any = None) -> Any:
+        pointer = self.at(address, offset)
+        if mask is not None:
+            return self.builder.call(self.masked_load, [pointer, _HALF(self.size), mask, self.zeros])
+        found = self.builder.load(pointer)
+        found.align = self.size
+        return found
+
+    def store(self, value: Any, address: Any, offset: int, mask: Any = None) -> None:
+        pointer = self.at(address, offset)
+        if mask is not None:
+            self.builder.call(self.masked_store, [value, pointer, _HALF(self.size), mask])
+        else:
+            self.builder.store(value, pointer).align = self.size
+
+    def prefetch(self, address: Any, offset: int) -> None:
+        self.builder.call(self.ahead, [self.at(address, offset, _BYTE), _HALF(0), _HALF(3), _HALF(1)])
+
+
+@intrinsic(prefer_literal=True)
+def multiply_tile(
+    typingctx: Any, kind: Any, rows: Any, vectors: Any, lanes: Any,
+    a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, inner: Any, c: Any, c_row: Any, last: Any, onto: Any,
+) -> Any:  # fmt: skip
+    """c (rows, n) = a (rows, inner) @ b (inner, n), or added onto c; n = (vectors - 1) lanes + last.
+
+    Addresses and strides are in bytes; `inner` is at least 1. The rows of b stand one vector after another, the last
+    filled up with anything.
+    """
+    if not all(isinstance(given, types.IntegerLiteral) for given in (rows, vectors, lanes)):
+        return None
+    count, width = rows.literal_value, vectors.literal_value
+    scalar, size = _KINDS[kind]
+    signature = types.void(kind, rows, vectors, lanes, *[types.intp] * 9, types.boolean)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, a_row, a_step, b, b_step, inner, c, c_row, last, onto = args[4:]
+        v = _Vectors(builder, scalar, size, lanes.literal_value)
+        step = lanes.literal_value * size
+        mask = v.first(last)
+        masks = [None] * (width - 1) + [mask]
+        of_a = [builder.add(a, builder.mul(a_row, _WORD(i))) for i in range(count)]
+        of_c = [builder.add(c, builder.mul(c_row, _WORD(i))) for i in range(count)]
+        start, held = builder.block, builder.append_basic_block("tile_held")
+        loop, done = builder.append_basic_block("tile"), builder.append_basic_block("tile_done")
+        builder.cbranch(onto, held, loop)
+
+        builder.position_at_end(held)
+        before = [[v.load(row, j * step, masks[j]) for j in range(width)] for row in of_c]
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        places = [builder.phi(_WORD) for _ in range(3)]
+        for place, first in zip(places, (_WORD(0), _WORD(0), b)):
+            place.add_incoming(first, start)
+            place.add_incoming(first, held)
+        k, along_a, along_b = places
+        sums = [[builder.phi(v.kind) for _ in range(width)] for _ in range(count)]
+        factors = [v.load(along_b, j * step) for j in range(width)]
+        far = builder.add(along_b, builder.mul(b_step, _WORD(AHEAD)))
+        for line in range(0, width * step, 64):
+            v.prefetch(far, line)
+        made = []
+        for i in range(count):
+            one = builder.load(v.at(builder.add(of_a[i], along_a), 0, scalar))
+            one.align = size
+            many = v.spread(one)
+            made.append([builder.call(v.fused, [many, factors[j], sums[i][j]]) for j in range(width)])
+        for i in range(count):
+            for j in range(width):
+                sums[i][j].add_incoming(v.zeros, start)
+                sums[i][j].add_incoming(before[i][j], held)
+                sums[i][j].add_incoming(made[i][j], loop)
+        following = builder.add(k, _WORD(1))
+        for place, after in zip(places, (following, builder.add(along_a, a_step), builder.add(along_b, b_step))):
+            place.add_incoming(after, loop)
+        builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
+
+        builder.position_at_end(done)
+        for i in range(count):
+            for j in range(width):
+                v.store(made[i][j], of_c[i], j * step, masks[j])
+        return context.get_dummy_value()
+
+    return signature, codegen
