@@ -93,7 +93,7 @@ def step(torch: Any, rounds: int) -> list[dict[str, Any]]:
     """One training step of an LSTM over a sequence, every op on the tape, beside the same loop in PyTorch."""
     batch, steps, size = 16, 64, 128
     x = np.random.default_rng(0).standard_normal((steps, batch, size)).astype(np.float32)
-    layer = tg.nn.Recurrent(tg.nn.LSTMCell(size, size))
+    layer = tg.nn.Recurrent(tg.nn.LSTMCell(size, size), engine="eager")
     weights = torch.nn.LSTMCell(size, size)
     optimizer, torch_optimizer = tg.optim.Adam(layer.parameters()), torch.optim.Adam(weights.parameters())
     x_ours, x_torch = tg.tensor(x), torch.tensor(x)
@@ -132,7 +132,8 @@ def checkpoint(torch: Any, rounds: int) -> list[dict[str, Any]]:
     x, weight = (tg.tensor(rng.standard_normal((steps, batch, size)).astype(np.float32)) for _ in range(2))
     x.requires_grad = True
     layers = {
-        name: tg.nn.LSTM(size, size, checkpoint=name if name == "sqrt" else None) for name in ("sqrt", "all kept")
+        name: tg.nn.LSTM(size, size, checkpoint=name if name == "sqrt" else None, engine="eager")
+        for name in ("sqrt", "all kept")
     }
 
     def turn(name: str) -> None:
@@ -154,7 +155,39 @@ def checkpoint(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return [row(what, "s", 1.0, times), row(f"{what}: memory", "MB", 1e-6, memory)]
 
 
-PARTS = {"tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint}
+#: Batch, steps, and features of input and state.
+SHAPES = ((1, 25, 100), (16, 64, 128), (32, 64, 256), (64, 128, 512))
+
+
+def layers(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """LSTM, GRU and RNN, forward and all gradients, beside the kernels that PyTorch has for these three."""
+    rows, ratios = [], []
+    for name in ("LSTM", "GRU", "RNN"):
+        for batch, steps, size in SHAPES:
+            rng = np.random.default_rng(0)
+            arrays = [rng.standard_normal((steps, batch, size)).astype(np.float32) for _ in range(2)]
+            layer, theirs = getattr(tg.nn, name)(size, size), getattr(torch.nn, name)(size, size)
+            sides = {"ours": (layer, tg.tensor), "torch": (theirs, torch.tensor)}
+            contestants: dict[str, Callable[[], Any]] = {}
+            for side, (net, tensor) in sides.items():
+                x, g = tensor(arrays[0], requires_grad=True), tensor(arrays[1])
+
+                def turn(net: Any = net, x: Any = x, g: Any = g) -> None:
+                    x.grad = None
+                    for parameter in net.parameters():
+                        parameter.grad = None
+                    net(x)[0].backward(g)
+
+                contestants[side] = turn
+            times = interleaved(contestants, rounds if size < 512 else max(rounds // 3, 3))
+            rows.append(row(f"{name} (B {batch}, T {steps}, H {size})", "ms", 1e3, times))
+            ratios.append([b / a for a, b in zip(times["ours"], times["torch"])])
+            rows[-1]["times as fast"] = statistics.median(ratios[-1])
+    means = [statistics.geometric_mean(one) for one in zip(*[each[: min(map(len, ratios))] for each in ratios])]
+    return [*rows, {"what": "geometric mean", "unit": "1", "times as fast": statistics.median(means)}]
+
+
+PARTS = {"tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -168,7 +168,7 @@ def _propagate(
 ) -> None:
     nodes: dict[int, Node] = {}
     totals: dict[int, Any] = {}
-    ours: set[int] = set()  # totals that are sums, so nobody else holds their memory
+    ours: set[int] = set()  # totals that are sums, or made for this alone, so nobody else holds their memory
     heap: list[int] = []
     leading = _leading([node for node, _ in seeds], wanted) if wanted is not None else None
     anomaly = thread.state.anomaly
@@ -224,8 +224,11 @@ def _propagate(
             writes.check(node, saved)
         if create_graph or not isinstance(op, Elementwise):
             g = g if create_graph or type(g) is list else Tensor(g)
+            fresh = type(g) is list and not create_graph
             for source, part in pull_whole(node, saved, g, create_graph, anomaly, leading):
                 arrive(source, part)
+                if fresh and totals.get(source.order) is part:
+                    ours.add(source.order)
         else:
             for i, pull in op.pulls(node.wanted):
                 parent = node.parents[i]

@@ -15,6 +15,7 @@ from ..autograd.tape import Node, enable_grad, is_grad_enabled, no_grad, thread,
 from ..autograd.tensor import Tensor
 from ..kernels import jit, threads
 from ..kernels.machine import BLOCK, HEAD, PLACE, machine
+from ..kernels.memory import empty, zeros
 from ..ops.op import Elementwise
 from ..ops.shape import astype
 from .build import Program
@@ -83,14 +84,14 @@ class Kernels:
         parts = 1 if work < SMALL or rows < 2 else min(settings.get_num_threads(), rows)
         chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
         for i, (width, lasting) in enumerate(plan.scratch):
-            array = memory.hold(np.empty((chunk if lasting else 1, rows, width), dtype))
+            array = memory.hold(empty((chunk if lasting else 1, rows, width), dtype))
             memory.at["scratch", i] = array.ctypes.data, 0, array.strides[0] if lasting else 0, array.strides[1], 0
         packed: dict[tuple[int, bool], int] = {}
         packs = []
         for p in products:
             if p.matrix not in packed:
                 matrix = matrices[p.matrix[0]].T if p.matrix[1] else matrices[p.matrix[0]]
-                room = memory.hold(np.empty((p.width + 64 // size) * p.inner + 1024, dtype))
+                room = memory.hold(empty(((p.width + 64 // size) * p.inner + 1024,), dtype))
                 packed[p.matrix] = room.ctypes.data
                 packs += [matrix.ctypes.data, *matrix.strides, p.inner, p.width, room.ctypes.data, 0, 0]
         addresses, phases = self.addresses(), []
@@ -107,13 +108,13 @@ class Kernels:
                 jobs += [_index(places, right), width, array.ctypes.data, array.strides[0], 0, 0, 0, 0]
             panels = max(panels, sum(width + 64 // size for _, width, _ in partners))
         room = parts * (-(-(BLOCK * (8 + panels) * size + 4096) // 64) * 64) if grams else 0
-        scratch = memory.hold(np.empty(room, np.uint8))
+        scratch = memory.hold(empty((room,), np.dtype(np.uint8)))
         table: list[int] = [0] * HEAD
         for n, (key, offset) in enumerate(places):
             if n == len(plan.places):
                 table += plan.numbers
             base, step, within, row, part = memory.at[key]
-            table += [base + offset * (8 if key[0] == "sum" else size), step, within, row, part]
+            table += [base + offset * size, step, within, row, part]
         if len(places) == len(plan.places):
             table += plan.numbers
         table[:5] = [steps, chunk, rows, len(table), len(phases) // 8]
@@ -163,7 +164,7 @@ class _Run:
         steps, rows = self.steps, self.rows
         memory = Memory()
         self.xs = [_flat(x._array, steps, rows) for x in inputs]
-        self.states = [np.empty((steps + 1, rows, value.width), dtype) for value in program.next]
+        self.states = [empty((steps + 1, rows, value.width), dtype) for value in program.next]
         start = 0 if self.forwards else steps
         for state, part in zip(self.states, parts):
             state[start] = part._array.reshape(rows, -1)
@@ -179,12 +180,12 @@ class _Run:
                 state = self.states[numbers.index(value.number)]
                 self.ys.append(state[1:] if self.forwards else state[:-1])
             else:
-                made = np.empty((steps, rows, value.width), dtype)
+                made = empty((steps, rows, value.width), dtype)
                 memory.over_time(("y", i), made, 0 if self.forwards else steps - 1, self.forwards)
                 self.ys.append(made)
         self.kept = []
         for i, value in enumerate(program.kept):
-            made = np.empty((steps if differentiable else 1, rows, value.width), dtype)
+            made = empty((steps if differentiable else 1, rows, value.width), dtype)
             memory.over_time(("kept", i), made, 0 if self.forwards or not differentiable else steps - 1, self.forwards)
             if not differentiable:
                 memory.same(("kept", i), made[0])
@@ -235,7 +236,7 @@ class _Run:
             if not flow:
                 gradients.append(None)
                 continue
-            d = np.empty((steps + 1, rows, value.width), dtype)
+            d = empty((steps + 1, rows, value.width), dtype)
             g = arrived[i]
             d[0 if back else steps] = 0.0 if g is None else g.reshape(rows, -1)
             memory.over_time(("carry", i), d, 0 if back else steps, back)
@@ -256,21 +257,21 @@ class _Run:
         for i, kept in enumerate(self.kept):
             memory.over_time(("kept", i), kept, first, back)
         for key, width in program.times.items():
-            memory.over_time(key, np.empty((steps, rows, width), dtype), first, back)
+            memory.over_time(key, empty((steps, rows, width), dtype), first, back)
         xs: list[Any] = []
         for i, of_x in enumerate(program.x_gradients):
-            xs.append(None if of_x is None else np.empty((steps, rows, of_x.width), dtype))
+            xs.append(None if of_x is None else empty((steps, rows, of_x.width), dtype))
             if of_x is not None:
                 memory.over_time(("dx", i), xs[i], first, back)
         self._give_fixed(memory)
-        sums = {i: np.zeros((64, low.sums[i].width)) for i in program.used_sums}
+        sums = {i: zeros((rows, low.sums[i].width), dtype) for i in program.used_sums}  # each row's over all steps
         for i, total in sums.items():
-            memory.at["sum", i] = total.ctypes.data, 0, 0, 0, total.strides[0]
+            memory.same(("sum", i), total)
         grams: list[Any] = []
         found: dict[int, Any] = {}
         for i in program.used_grams:
             left, right = low.grams[i]
-            found[i] = np.empty((left.width, right.width), dtype)
+            found[i] = empty((left.width, right.width), dtype)
             places = program.gram_places[i]
             same = [g for g in grams if g[0] == places[0] and g[1] == left.width]
             if same:
@@ -283,7 +284,7 @@ class _Run:
             None if g is None else Tensor(g.reshape(rows, *shape)) for g, shape in zip(ends, program.carry_shapes)
         ]
         made += [None if g is None else Tensor(g.reshape(x.shape)) for g, x in zip(xs, leaves(self.x_nest))]
-        totals = _Totals(low, {i: t.sum(0) for i, t in sums.items()}, found)
+        totals = _Totals(low, {i: t.sum(0, dtype=np.float64) for i, t in sums.items()}, found)
         boundary = {n: totals.of(total) for n, total in program.of_fixtures.items()}
         return made + self._to_outer(boundary)
 
@@ -291,10 +292,11 @@ class _Run:
         """The gradients of what is closed over, from those of what the loop takes of it."""
         low = self.compiled.program.low
         direct: dict[int, Any] = {}
-        seeds = []
+        seeds, taken = [], set()
         for n, g in boundary.items():
             fixture = self.fixtures[n]
-            g = g.reshape(fixture.shape).astype(fixture.dtype, copy=False)
+            g = g.reshape(fixture.shape).astype(fixture.dtype, copy=id(g) in taken)  # each in memory of its own
+            taken.add(id(boundary[n]))
             if isinstance(low.fixtures[n], Recipe):
                 seeds.append((fixture, Tensor(g)))
             else:

@@ -46,7 +46,7 @@ _HEADER, _BY_ADDRESS = (
     _HEADER.replace(
         "{more}",
         "from tinygrad_rnn.kernels.pointers import (\n"
-        "    call, load, number, read_shared, store, summed, write_shared)\n"
+        "    add_shared, call, load, number, read_shared, replace_shared, store, summed, write_shared)\n"
         "from tinygrad_rnn.kernels.tile import multiply_tile",
     ),
 )
@@ -177,7 +177,7 @@ def rows(name: str, text: str, functions: Iterable[str], dtype: str, numbers: in
         dtype: of the numbers in rows, "float32" or "float64".
         numbers: where in the table the sizes stand.
     """
-    head = [f"ZERO = np.{dtype}(0.0)", "WIDE = np.float64(0.0)", f"NUMBERS = {numbers}"]
+    head = [f"ZERO = np.{dtype}(0.0)", f"NUMBERS = {numbers}"]
     head.append("rows = numba.cfunc('void(intp,intp,intp,intp,intp,intp)', cache={cache}, **OPTIONS)")
     module = load(name, _BY_ADDRESS + "\n".join([*head, "", text]))
     return {function: getattr(module, function).address for function in functions}

@@ -110,6 +110,27 @@ def write_shared(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
+def add_shared(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to an integer that other threads may be changing; returns what it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _pointer(builder, args[0], _WORD), args[1], "seq_cst")
+
+    return types.intp(types.intp, types.intp), codegen
+
+
+@intrinsic
+def replace_shared(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
+    """Write `new` where `old` still is; returns whether it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        made = builder.cmpxchg(_pointer(builder, args[0], _WORD), args[1], args[2], "seq_cst", "seq_cst")
+        return builder.extract_value(made, 1)
+
+    return types.boolean(types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
 def call(typingctx: Any, function: Any, *numbers: Any) -> Any:
     """Call the compiled function at an address with integers; so it is compiled once, not again into each caller."""
     given = types.Tuple(numbers)  # type: ignore[no-untyped-call]

@@ -1,7 +1,8 @@
 """Our own threads: asleep until called, they run compiled parts of one job without Python's lock.
 
-Numba's threads die in a fork and abort where two callers meet; OpenBLAS's spin for long. Here a fork starts anew, and a
-caller that finds the threads busy does all parts itself.
+Numba's threads die in a fork and abort where two callers meet; OpenBLAS's spin for long. Here a fork starts anew, a
+caller that finds the threads busy does all parts itself, and so does one whose threads are slow to wake: parts are
+taken, not given.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import _thread
 import os
 import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,57 +20,70 @@ from . import jit
 from .locks import lock_across_forks
 
 if TYPE_CHECKING:  # what the kernel's text has around it
+    add_shared: Any = None
     call: Any = None
     number: Any = None
     read_shared: Any = None
+    replace_shared: Any = None
     write_shared: Any = None
 
-#: How often a thread looks for more work before it sleeps: some microseconds.
+#: How often a thread looks for work, or for the end of it, before it lets others run: some microseconds.
 SPINS = 2000
 
-#: A thread's mailbox, each line of the cache written from one side: ticket; what it finished; function, table, job,
-#: part and parts.
-BOX = 32
+#: How often it does so before it sleeps.
+PATIENCE = 5
+
+#: The board where a job is posted, each number that changes in a line of the cache of its own: the job's number times
+#: 2**16 plus the next part; how many parts are done; then function, table, job and parts.
+BOARD = 32
+
+_yield: Callable[[], Any] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
-def serve(box: int, seen: int, open: int) -> int:
-    """Do what the mailbox says, until the caller has left and nothing more has come for a while.
-
-    Returns the last ticket seen.
-    """
-    idle = 0
-    while idle < SPINS or read_shared(open) != 0:
-        ticket = read_shared(box)
-        if ticket != seen:
-            seen = ticket
-            call(number(box, 16), number(box, 17), number(box, 18), number(box, 19), number(box, 20))
-            write_shared(box + 64, seen)
-            idle = 0
-        idle += 1
-    return seen
+def post(board: int, work: int, table: int, job: int, parts: int) -> None:
+    """Put up a job."""
+    write_shared(board + 64, 0)
+    write_shared(board + 128, work)
+    write_shared(board + 136, table)
+    write_shared(board + 144, job)
+    write_shared(board + 152, parts)
+    write_shared(board, (read_shared(board) // 65536 + 1) * 65536)
 
 
-def conduct(work: int, table: int, jobs: int, parts: int, boxes: int) -> None:
-    """Do the jobs whose bits are set in `jobs`, one after another, each in so many parts."""
-    for job in range(3):
-        if jobs & (1 << job) == 0:
-            continue
-        for part in range(1, parts):
-            box = boxes + 8 * BOX * (part - 1)
-            write_shared(box + 128, work)
-            write_shared(box + 136, table)
-            write_shared(box + 144, job)
-            write_shared(box + 152, part)
-            write_shared(box + 160, parts)
-            write_shared(box, number(box, 0) + 1)
-        call(work, table, job, 0, parts)
-        for part in range(1, parts):
-            box = boxes + 8 * BOX * (part - 1)
-            while read_shared(box + 64) != number(box, 0):
-                pass
+def take(board: int) -> int:
+    """Do parts of the job that is up until none is left; returns how many."""
+    count = 0
+    while True:
+        ticket = read_shared(board)
+        work, table, job, parts = number(board, 16), number(board, 17), number(board, 18), number(board, 19)
+        if ticket % 65536 >= parts:
+            return count
+        if replace_shared(board, ticket, ticket + 1):  # then what was read belongs to this job
+            call(work, table, job, ticket % 65536, parts)
+            add_shared(board + 64, 1)
+            count += 1
 
 
-_compiled = jit.library("threads", (serve, conduct), {"SPINS": SPINS, "BOX": BOX}, ("serve", "conduct"))
+def serve(board: int) -> int:
+    """Take parts, of one job or several, until there has been none for a while; returns how many."""
+    count, idle = 0, 0
+    while idle < SPINS:
+        taken = take(board)
+        count += taken
+        idle = 0 if taken else idle + 1
+    return count
+
+
+def wait(board: int) -> int:
+    """Whether all parts are done, after some patience."""
+    parts = number(board, 19)
+    for _ in range(SPINS):
+        if read_shared(board + 64) == parts:
+            return 1
+    return 0
+
+
+_compiled = jit.library("threads", (post, take, serve, wait), {"SPINS": SPINS}, ("post", "take", "serve", "wait"))
 
 
 class _Pool:
@@ -75,44 +91,41 @@ class _Pool:
 
     def __init__(self, count: int) -> None:
         self.compiled = _compiled()
-        memory = np.zeros(BOX * (count + 2), np.int64)
+        memory = np.zeros(BOARD + 8, np.int64)
         skipped = -memory.ctypes.data % 64 // 8
-        self.memory = memory[skipped : skipped + BOX * (count + 1)]
-        self.boxes = self.memory.ctypes.data
-        self.open = self.memory[BOX * count :]
+        self.memory = memory[skipped : skipped + BOARD]
+        self.board = self.memory.ctypes.data
         self.doors = [_thread.allocate_lock() for _ in range(count)]
-        self.awake = [False] * count
         for i, door in enumerate(self.doors):
             door.acquire()
             threading.Thread(target=self._live, args=(i,), daemon=True, name=f"tinygrad_rnn {i + 1}").start()
 
     def _live(self, i: int) -> None:
-        seen, box, open = 0, self.boxes + 8 * BOX * i, self.open.ctypes.data
+        serve, board, door = self.compiled.serve, self.board, self.doors[i]
         while True:
-            self.doors[i].acquire()
-            while True:
-                seen = self.compiled.serve(box, seen, open)
-                self.awake[i] = False
-                if not self.open[0]:  # else a caller came meanwhile, and took it to be awake
-                    break
-                self.awake[i] = True
+            door.acquire()
+            idle = 0
+            while idle < PATIENCE:
+                idle = 0 if serve(board) else idle + 1
+                _yield()
 
     def run(self, work: int, table: int, jobs: int, parts: int) -> None:
-        """Do jobs in parts, one of them here."""
-        self.open[0] = 1
-        try:
-            for i in range(parts - 1):
-                if not self.awake[i]:
-                    self.awake[i] = True
-                    if self.doors[i].locked():
-                        self.doors[i].release()
-            self.compiled.conduct(work, table, jobs, parts, self.boxes)
-        finally:
-            self.open[0] = 0
+        """Do jobs in parts, some of them here."""
+        compiled, board = self.compiled, self.board
+        for job in range(3):
+            if jobs & (1 << job):
+                compiled.post(board, work, table, job, parts)
+                for door in self.doors[: parts - 1]:
+                    if door.locked():
+                        door.release()
+                compiled.take(board)
+                while not compiled.wait(board):
+                    _yield()
 
 
 _pool: _Pool | None = None
 _busy = lock_across_forks()
+_alone = threading.local()
 
 
 def run(work: int, table: int, jobs: int, parts: int) -> None:
@@ -128,8 +141,14 @@ def run(work: int, table: int, jobs: int, parts: int) -> None:
             _pool.run(work, table, jobs, parts)
         finally:
             _busy.release()
-    else:
-        _compiled().conduct(work, table, jobs, 1, 0)
+        return
+    if not hasattr(_alone, "board"):
+        _alone.board = np.zeros(BOARD, np.int64)
+    compiled, board = _compiled(), _alone.board.ctypes.data
+    for job in range(3):
+        if jobs & (1 << job):
+            compiled.post(board, work, table, job, parts)
+            compiled.take(board)
 
 
 def _forget() -> None:

@@ -22,7 +22,7 @@ class At(NamedTuple):
 
 
 class Store(NamedTuple):
-    """A value that is put to a place, or added to what lies there, which is then a float64."""
+    """A value that is put to a place, or added to what lies there."""
 
     value: Value
     at: At
@@ -250,7 +250,7 @@ class Rows:
         base, index = self._base(store.at.place), self._index(store.at.offset, j)
         scope = f"{self.scopes[store.at.place]}, {self.count}"
         if store.add:
-            name = f"load(WIDE, {base}, {index}, {scope}) + np.float64({name})"
+            name = f"load(ZERO, {base}, {index}, {scope}) + {name}"
         elif store.value.operator in ("number",):
             name = f"like({name}, ZERO)"
         lines.append(f"store({name}, {base}, {index}, {scope})")
