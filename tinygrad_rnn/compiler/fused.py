@@ -125,7 +125,7 @@ class Kernels:
         table += packs
         table[9:13] = [0, scratch.ctypes.data, room // parts, made.tiles]
         numbers = np.array(table, np.int64)
-        threads.run(made.work, numbers.ctypes.data, 3 | (4 if grams else 0), parts)
+        threads.run(made.work, numbers.ctypes.data, ((0, parts), (1, parts), (2, parts if grams else 0)), parts)
 
 
 def _index(places: list[tuple[Key, int]], place: tuple[Key, int]) -> int:
@@ -369,7 +369,7 @@ class _Totals:
             return (self.sums if made[0] == "sum" else self.grams)[made[1]]
         operands: list[Any] = [None if o is None else self.of(o) for o in made.operands]
         if made.op == "reshape":
-            return operands[0].reshape(made.settings["shape"])
+            return operands[0].reshape(made.settings["shape"]).copy()  # two gradients may be the same sum
         if made.op == "add":
             return operands[0] + operands[1]
         if made.op == "sum":

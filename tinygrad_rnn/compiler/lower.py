@@ -263,6 +263,8 @@ class Lowering:
                 pairs = zip(first.values, map(self.full, rows))
                 return self.added([self.total(("gram", self._gram(left, right))) for left, right in pairs])
         elif name in _LINEAR and not any(isinstance(x, (Row, Turned, Tall)) for x in operands):
+            if name == "astype" and one.made.dtype == one.inputs[0].dtype:
+                return first
             several = sum(isinstance(x, Total) for x in operands)
             if several == 1 or name in ("add", "subtract"):
                 return self.total(Recipe(one.op, tuple(operands), one.settings))

@@ -8,10 +8,11 @@ taken, not given.
 from __future__ import annotations
 
 import _thread
+import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,11 @@ PATIENCE = 5
 #: The board where a job is posted, each number that changes in a line of the cache of its own: the job's number times
 #: 2**16 plus the next part; how many parts are done; then function, table, job and parts.
 BOARD = 32
+
+#: The number of the processor that runs this thread; None where the system does not tell.
+_processor: Callable[[], int] | None = None
+if hasattr(os, "sched_setaffinity"):
+    _processor = getattr(ctypes.PyDLL(None), "sched_getcpu", None)
 
 _yield: Callable[[], Any] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -96,11 +102,14 @@ class _Pool:
         self.memory = memory[skipped : skipped + BOARD]
         self.board = self.memory.ctypes.data
         self.doors = [_thread.allocate_lock() for _ in range(count)]
+        self.threads = [0] * count  # as the system numbers them
+        self.away_from = -1
         for i, door in enumerate(self.doors):
             door.acquire()
             threading.Thread(target=self._live, args=(i,), daemon=True, name=f"tinygrad_rnn {i + 1}").start()
 
     def _live(self, i: int) -> None:
+        self.threads[i] = threading.get_native_id()
         serve, board, door = self.compiled.serve, self.board, self.doors[i]
         while True:
             door.acquire()
@@ -109,13 +118,28 @@ class _Pool:
                 idle = 0 if serve(board) else idle + 1
                 _yield()
 
-    def run(self, work: int, table: int, jobs: int, parts: int) -> None:
+    def _make_room(self) -> None:
+        """Keep the threads off the processor that this one runs on, where the system can be told so.
+
+        Left alone, the system wakes them on that same processor, and may move them only milliseconds later.
+        """
+        if _processor is None or not all(self.threads):
+            return
+        here = _processor()
+        if here != self.away_from:
+            self.away_from = here
+            others = os.sched_getaffinity(0) - {here}
+            for thread in self.threads if others else ():
+                os.sched_setaffinity(thread, others)
+
+    def run(self, work: int, table: int, jobs: Sequence[tuple[int, int]], helpers: int) -> None:
         """Do jobs in parts, some of them here."""
         compiled, board = self.compiled, self.board
-        for job in range(3):
-            if jobs & (1 << job):
+        self._make_room()
+        for job, parts in jobs:
+            if parts:
                 compiled.post(board, work, table, job, parts)
-                for door in self.doors[: parts - 1]:
+                for door in self.doors[:helpers]:
                     if door.locked():
                         door.release()
                 compiled.take(board)
@@ -128,25 +152,31 @@ _busy = lock_across_forks()
 _alone = threading.local()
 
 
-def run(work: int, table: int, jobs: int, parts: int) -> None:
-    """Do the jobs (a bit for each) that `work` (its address) knows on a table, in up to `parts` parts at once.
+def run(work: int, table: int, jobs: Sequence[tuple[int, int]], count: int) -> None:
+    """Do jobs that `work` (its address) knows on a table, one after another.
 
-    Every part is done by the time this returns. Where the threads are busy for another caller, the parts are done here.
+    Every part is done by the time this returns. Where the threads are busy for another caller, all is done here.
+
+    Args:
+        work: the address of a function of table, job, part and parts.
+        table: the address of a table.
+        jobs: for each its number, and how many parts it has; 0 for one that is left out.
+        count: how many threads may take part, with this one.
     """
     global _pool
-    if parts > 1 and _busy.acquire(blocking=False):
+    if count > 1 and _busy.acquire(blocking=False):
         try:
-            if _pool is None or len(_pool.doors) < parts - 1:
-                _pool = _Pool(parts - 1)
-            _pool.run(work, table, jobs, parts)
+            if _pool is None or len(_pool.doors) < count - 1:
+                _pool = _Pool(count - 1)
+            _pool.run(work, table, jobs, count - 1)
         finally:
             _busy.release()
         return
     if not hasattr(_alone, "board"):
         _alone.board = np.zeros(BOARD, np.int64)
     compiled, board = _compiled(), _alone.board.ctypes.data
-    for job in range(3):
-        if jobs & (1 << job):
+    for job, parts in jobs:
+        if parts:
             compiled.post(board, work, table, job, parts)
             compiled.take(board)
 
