@@ -2,7 +2,7 @@
 
     import tinygrad_rnn as tg
 
-One tape: backward and the drawing tools both read the record of what ran.
+One tape, three readers: backward, a compiler that makes kernels of a recurrent step, and the drawing tools.
 """
 
 from . import data, nn, optim, viz

@@ -6,9 +6,7 @@ Only what the nodes saved is dropped, and brought back by running the function o
 
 from __future__ import annotations
 
-import contextlib
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +14,7 @@ import numpy as np
 
 from ..errors import GraphError
 from ..ops.random import Draws
-from .tape import Node, Watcher, enable_grad, root_of, thread, tick, writes
+from .tape import Node, Reads, Watcher, enable_grad, root_of, thread, writes
 
 
 def checkpoint(f: Callable[..., Any], *xs: Any) -> Any:
@@ -116,19 +114,15 @@ class Region:
         self.place = thread.state.place
         self.draws = Draws()
         self.marks: list[Mark] = []
-        self.read: list[weakref.ref[Any]] = []
+        self.read = Reads()
         self.number: dict[int, int] = {}
-        self.end = 0
         self.second: dict[int, Node] | None = None
 
     def close(self, course: _Course) -> None:
         """The function has run: drop what its nodes saved."""
-        for root in course.read.values():
-            with contextlib.suppress(TypeError):  # memory of a foreign kind, which is not written through tensors
-                self.read.append(weakref.ref(root))
+        self.read = Reads(course.read.values())
         self.marks = course.marks
         self.number = {node.order: i for i, node in enumerate(course.nodes)}
-        self.end = tick()
         for node in course.nodes:
             if node.saved:
                 node.saved = self
@@ -148,13 +142,7 @@ class Region:
         return found
 
     def _run_again(self) -> list[Node]:
-        for root in [reference() for reference in self.read]:
-            if root is not None and writes.stamp(root) > self.end:
-                raise GraphError(
-                    f"checkpoint: a value that the function reads, of {root.nbytes} bytes, was changed in place since",
-                    expected="the values of the first time, to compute the same again",
-                    hint="run backward() before optimizer.step(), or change a copy",
-                )
+        self.read.check("checkpoint: a value that the function reads")
         state, course = thread.state, _Course(again=True)
         outer = state.watchers, state.place
         try:

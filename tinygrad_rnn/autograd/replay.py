@@ -9,10 +9,8 @@ pieces of one long gradient.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +24,7 @@ from ..ops.shape import astype
 from ..settings import FLOAT32, FLOAT64
 from .backward import grad
 from .nest import leaves, like, map_nest
-from .tape import Node, Watcher, enable_grad, is_grad_enabled, root_of, thread, tick, writes
+from .tape import Node, Reads, Watcher, enable_grad, is_grad_enabled, root_of, thread, tick, writes
 from .tensor import Tensor, as_tensor
 
 
@@ -181,8 +179,7 @@ class Run:
         self.place = thread.state.place
         self.draws = Draws()
         self.course = _Course(scales=False)
-        self.read: list[weakref.ref[Any]] = []
-        self.end = 0
+        self.read = Reads()
         self.sources: list[Node | None] = []
         self.wanted: tuple[bool, ...] = ()
 
@@ -204,11 +201,9 @@ class Run:
         """Keep what the second run is compared with. Returns the inputs, and the other tensors that were used."""
         own = {x.node.order for x in self.inputs if x.node is not None}
         tensors = [*self.inputs, *[x for order, x in course.outer.items() if order not in own]]
-        for root in course.read.values():
-            with contextlib.suppress(TypeError):  # memory of a foreign kind, which is not written through tensors
-                self.read.append(weakref.ref(root))
+        self.read = Reads(course.read.values())
         course.nodes, course.leaves, course.outer, course.read, self.inputs = [], [], {}, {}, []
-        self.course, self.end = course, tick()
+        self.course = course
         return tensors
 
     def gradients(self, tensors: Sequence[Tensor], arrived: Sequence[Tensor | None]) -> list[Any]:
@@ -228,13 +223,7 @@ class Run:
 
     def again(self, starts: Sequence[Tensor]) -> tuple[Sequence[Node], list[Tensor]]:
         """The function run again on these inputs: its nodes, and its outputs."""
-        for root in [reference() for reference in self.read]:
-            if root is not None and writes.stamp(root) > self.end:
-                raise GraphError(
-                    f"scan: a value that {self} reads, of {root.nbytes} bytes, was changed in place since",
-                    expected="the values of the first time, to compute the same again",
-                    hint="run backward() before optimizer.step(), or change a copy",
-                )
+        self.read.check(f"scan: a value that {self} reads")
         state = thread.state
         outer = state.watchers, state.place
         try:

@@ -7,12 +7,13 @@ not.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -300,6 +301,28 @@ def root_of(array: Any) -> Any:
 
 
 writes = Writes()
+
+
+class Reads:
+    """Memory that a function read, which must be as it was when the function is to do the same again."""
+
+    def __init__(self, roots: Iterable[Any] = ()) -> None:
+        self.end = tick()
+        self._roots: list[weakref.ref[Any]] = []
+        for root in roots:
+            with contextlib.suppress(TypeError):  # memory of a foreign kind, which is not written through tensors
+                self._roots.append(weakref.ref(root))
+
+    def check(self, what: str) -> None:
+        """Raise if any was written since; `what` begins the message."""
+        for reference in self._roots:
+            root = reference()
+            if root is not None and writes.stamp(root) > self.end:
+                raise GraphError(
+                    f"{what}, of {root.nbytes} bytes, was changed in place since",
+                    expected="the values of the first time, to compute the same again",
+                    hint="run backward() before optimizer.step(), or change a copy",
+                )
 
 
 class _Recording:

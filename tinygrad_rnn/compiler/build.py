@@ -16,7 +16,8 @@ from ..kernels import scalar
 from ..ops.random import Draws
 from ..program.rows import COSTLY
 from ..program.step import Value
-from .lower import Fixed, Lowering, Row, Total
+from .forms import Fixed, Row, Total
+from .lower import Lowering
 from .plan import Key, Plan, Wanted
 from .trace import NotFused, Trace, Traced
 

@@ -19,7 +19,7 @@ from ..kernels.memory import empty, zeros
 from ..ops.op import Elementwise
 from ..ops.shape import astype
 from .build import Program
-from .lower import Recipe, Total
+from .forms import Recipe, Total
 from .plan import Key, Plan, Product
 
 #: Multiplications below which one thread does all: waking another takes longer.

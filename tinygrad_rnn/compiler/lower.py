@@ -7,59 +7,17 @@ not mix is derived here, operation by operation: axis 0 of a row value is the ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..autograd.tensor import Tensor
-from ..kernels import scalar
 from ..ops.op import Elementwise
 from ..program.step import Step, Value
+from .forms import Fixed, Recipe, Row, Tall, Total, Turned
+from .rules import RULES
 from .trace import NotFused, Traced
-
-
-class Row(NamedTuple):
-    """A tensor (B, *shape) whose rows do not mix. Where the value's width is 1, it is the same all along the row."""
-
-    value: Value
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-
-class Fixed(NamedTuple):
-    """A tensor that is the same at all steps; `number` of `Fixtures`."""
-
-    number: int
-
-
-class Tall(NamedTuple):
-    """Rows, one batch below another: the sides of a sum of products over rows."""
-
-    rows: tuple[Row, ...]
-
-
-class Turned(NamedTuple):
-    """Rows as columns."""
-
-    values: tuple[Value, ...]
-
-
-class Total(NamedTuple):
-    """A sum over all rows and steps, or something linear made of such; `number` of `Totals`."""
-
-    number: int
-
-
-class Recipe(NamedTuple):
-    """How a fixed value or a total is made: an operation on others of its kind (or plain arrays), with settings."""
-
-    op: Any
-    operands: tuple[Any, ...]
-    settings: dict[str, Any]
 
 
 class Lowering:
@@ -139,7 +97,7 @@ class Lowering:
             return self._outside(one, operands)
         if isinstance(one.op, Elementwise):
             return self._elementwise(one, operands)
-        rule = _RULES.get(one.op.name)
+        rule = RULES.get(one.op.name)
         if rule is None:
             raise NotFused("no kernel form is known for it")
         return rule(self, one, operands)
@@ -303,178 +261,3 @@ _LINEAR = frozenset({
     "add", "subtract", "negative", "multiply", "divide", "reshape", "permute_dims", "sum", "astype", "expand_dims",
     "squeeze", "broadcast_to", "getitem", "patched", "matmul",
 })  # fmt: skip
-
-Rule = Callable[[Lowering, Traced, list[Any]], Any]
-_RULES: dict[str, Rule] = {}
-
-
-def _rule(*names: str) -> Callable[[Rule], Rule]:
-    def enter(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(names, rule))
-        return rule
-
-    return enter
-
-
-@_rule("linear")
-def _linear(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    x, (width, _) = low.rowed(operands[0]), one.inputs[1].shape
-    if len(x.shape) != 1:
-        raise NotFused("it multiplies rows of several axes")
-    made = low.step.product(low.full(x), low.matrix(operands[1]), True, width)
-    if operands[2] is not None:
-        made = low.step.map(scalar.add, made, low.vector(operands[2], width))
-    return Row(made, (width,))
-
-
-@_rule("matmul")
-def _matmul(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    x = low.rowed(operands[0])
-    if len(x.shape) != 1:
-        raise NotFused("it multiplies rows of several axes")
-    width = one.inputs[1].shape[-1]
-    return Row(low.step.product(low.full(x), low.matrix(operands[1]), False, width), (width,))
-
-
-@_rule("permute_dims")
-def _permute(low: Lowering, one: Traced, operands: list[Any]) -> Turned:
-    x = low.rowed(operands[0])
-    if len(x.shape) != 1 or one.settings["axes"] not in (None, (1, 0)):
-        raise NotFused("it moves the batch axis")
-    return Turned((low.full(x),))
-
-
-@_rule("reshape", "expand_dims", "squeeze")
-def _same(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    if not one.made.shape or one.made.shape[0] != low.rows:
-        raise NotFused("it moves the batch axis")
-    return Row(low.rowed(operands[0]).value, one.made.shape[1:])
-
-
-@_rule("broadcast_to")
-def _broadcast(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    return Row(low.beside(operands[0], one.inputs[0], one.made.shape), one.made.shape[1:])
-
-
-@_rule("astype")
-def _astype(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    x = low.rowed(operands[0])
-    if one.made.dtype != low.dtype:
-        raise NotFused(f"it makes {one.made.dtype}")
-    if one.inputs[0].dtype.kind == "b":
-        return Row(low.step.map(scalar.where, x.value, low.step.constant(1.0), low.step.constant(0.0)), x.shape)
-    return x
-
-
-def _span(key: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Where in a flat row of this shape an index takes numbers: offset and count."""
-    parts = list(key) if isinstance(key, tuple) else [key]
-    if any(not (isinstance(p, (int, slice)) or p is None or p is Ellipsis) for p in parts):
-        raise NotFused("it takes rows or features by number")
-    parts = [p for p in parts if p is not None]
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (len(shape) + 2 - len(parts))
-    parts += [slice(None)] * (len(shape) + 1 - len(parts))
-    if parts[0] != slice(None):
-        raise NotFused("it takes some rows of the batch")
-    start, count, open_ = 0, math.prod(shape), True
-    inner = count
-    for part, size in zip(parts[1:], shape):
-        inner //= size or 1
-        first, last, stride = (part % size, part % size + 1, 1) if isinstance(part, int) else part.indices(size)
-        if stride != 1:
-            raise NotFused("it takes features with gaps")
-        if last - first == size:
-            continue
-        if not open_:
-            raise NotFused("it takes features with gaps")
-        start, count, open_ = first * inner, max(last - first, 0) * inner, last - first == 1
-    return start, count
-
-
-@_rule("getitem")
-def _getitem(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    x = low.rowed(operands[0])
-    start, count = _span(one.settings["key"], x.shape)
-    if count != math.prod(one.made.shape[1:]) or one.made.shape[:1] != (low.rows,):
-        raise NotFused("it moves the batch axis")
-    if not count:
-        raise NotFused("it takes nothing")
-    return Row(x.value if x.value.width == 1 else low.step.slice(x.value, start, count), one.made.shape[1:])
-
-
-@_rule("patched")
-def _patched(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    shape = one.settings["shape"][1:]
-    if one.settings["shape"][:1] != (low.rows,):
-        raise NotFused("it makes no rows")
-    parts = []
-    for x, key in zip(operands, one.settings["keys"]):
-        row = low.rowed(x)
-        start, count = _span(key, shape)
-        if count != row.size:
-            raise NotFused("a patch does not fit")
-        parts.append((low.full(row), start))
-    layers: list[list[tuple[Value, int]]] = []
-    for part in sorted(parts, key=lambda part: part[1]):
-        for layer in layers:
-            if layer[-1][1] + layer[-1][0].width <= part[1]:
-                layer.append(part)
-                break
-        else:
-            layers.append([part])
-    joined = [low.step.join(layer, math.prod(shape)) for layer in layers]
-    made = joined[0]
-    for other in joined[1:]:
-        made = low.step.map(scalar.add, made, other)
-    return Row(made, shape)
-
-
-@_rule("concat")
-def _concat(low: Lowering, one: Traced, operands: list[Any]) -> Any:
-    if one.settings["axis"] == 0 and all(isinstance(x, Row) and len(x.shape) == 1 for x in operands):
-        return Tall(tuple(operands))
-    if one.settings["axis"] != 1:
-        raise NotFused("it joins along another axis than the first of the features")
-    parts, start = [], 0
-    for x, tensor in zip(operands, one.inputs):
-        row = x if isinstance(x, Row) else Row(low.beside(x, tensor, tensor.shape), tensor.shape[1:])
-        parts.append((low.full(row), start))
-        start += row.size
-    return Row(low.step.join([part for part in parts if part[0].width], start), one.made.shape[1:])
-
-
-@_rule("sum")
-def _sum(low: Lowering, one: Traced, operands: list[Any]) -> Any:
-    return _along(low, one, operands, lambda row: low.step.reduce("sum", low.full(row)), True)
-
-
-@_rule("max", "min")
-def _extreme(low: Lowering, one: Traced, operands: list[Any]) -> Any:
-    return _along(low, one, operands, lambda row: low.step.reduce(one.op.name, low.full(row)), False)
-
-
-@_rule("mean")
-def _mean(low: Lowering, one: Traced, operands: list[Any]) -> Any:
-    def mean(row: Row) -> Value:
-        return low.step.map(scalar.divide, low.step.reduce("sum", low.full(row)), low.given(float(row.size)))
-
-    return _along(low, one, operands, mean, False)
-
-
-def _along(low: Lowering, one: Traced, operands: list[Any], reduced: Callable[[Row], Value], over_rows: bool) -> Any:
-    x, axes = low.rowed(operands[0]), one.settings["axis"]
-    features = tuple(range(1, len(x.shape) + 1))
-    if 0 in axes and over_rows:
-        total = low.summed(low.full(x))
-        below = tuple(axis - 1 for axis in axes if axis)
-        flat = low.total(Recipe("reshape", (total,), {"shape": x.shape}))
-        if below:
-            flat = low.total(Recipe("sum", (flat,), {"axis": below}))
-        return low.total(Recipe("reshape", (flat,), {"shape": one.made.shape}))
-    if tuple(axis for axis in axes if axis and x.shape[axis - 1] != 1) != tuple(
-        axis for axis in features if x.shape[axis - 1] != 1
-    ):
-        raise NotFused("it goes along some of the features only" if 0 not in axes else "it mixes rows")
-    return Row(reduced(x), one.made.shape[1:])

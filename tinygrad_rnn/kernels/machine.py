@@ -64,32 +64,9 @@ def tiles(
     onto: int,
 ) -> None:
     """Some rows of c, as many vectors wide."""
-    onto = onto != 0
     while rows > 0:
-        if rows >= ROWS:
-            taken = ROWS
-            if vectors == 3:
-                multiply_tile(KIND, ROWS, 3, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-            elif vectors == 2:
-                multiply_tile(KIND, ROWS, 2, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-            else:
-                multiply_tile(KIND, ROWS, 1, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-        elif rows >= 4:
-            taken = 4
-            if vectors == 3:
-                multiply_tile(KIND, 4, 3, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-            elif vectors == 2:
-                multiply_tile(KIND, 4, 2, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-            else:
-                multiply_tile(KIND, 4, 1, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-        else:
-            taken = 1
-            if vectors == 3:
-                multiply_tile(KIND, 1, 3, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-            elif vectors == 2:
-                multiply_tile(KIND, 1, 2, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
-            else:
-                multiply_tile(KIND, 1, 1, LANES, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto)
+        taken = ROWS if rows >= ROWS else 4 if rows >= 4 else 1
+        multiply_tile(KIND, ROWS, LANES, taken, vectors, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto != 0)
         rows -= taken
         a += taken * a_row
         c += taken * c_row

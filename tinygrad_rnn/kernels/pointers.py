@@ -8,6 +8,7 @@ Importing this module imports Numba, so it is imported only where a kernel is co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -36,6 +37,14 @@ def _alone(module: Any, access: Any, scope: int, scopes: int) -> None:
         access.set_metadata("noalias", lists(others))
 
 
+def _element(builder: Any, context: Any, kind: Any, args: Any, make: Callable[[Any], Any]) -> Any:
+    """What `make` makes of a pointer: a load or a store; `args` are address, index, and both numbers of scope."""
+    access = make(_pointer(builder, args[0], context.get_data_type(kind), args[1]))
+    access.align = kind.bitwidth // 8
+    _alone(builder.module, access, args[2].literal_value, args[3].literal_value)
+    return access
+
+
 @intrinsic(prefer_literal=True)
 def load(typingctx: Any, kind: Any, address: Any, index: Any, scope: Any, scopes: Any) -> Any:
     """The element at `index` of the array at `address`, of the type of `kind`; `scope` of so many `scopes`."""
@@ -43,10 +52,7 @@ def load(typingctx: Any, kind: Any, address: Any, index: Any, scope: Any, scopes
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, args[1], context.get_data_type(kind), args[2])
-        found = builder.load(pointer)
-        found.align = kind.bitwidth // 8
-        _alone(builder.module, found, scope.literal_value, scopes.literal_value)
+        found = _element(builder, context, kind, (*args[1:3], scope, scopes), builder.load)
         return context.data_model_manager[kind].from_data(builder, found)
 
     return kind(kind, types.intp, types.intp, scope, scopes), codegen
@@ -59,10 +65,8 @@ def store(typingctx: Any, value: Any, address: Any, index: Any, scope: Any, scop
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, args[1], context.get_data_type(value), args[2])
-        made = builder.store(context.data_model_manager[value].as_data(builder, args[0]), pointer)
-        made.align = value.bitwidth // 8
-        _alone(builder.module, made, scope.literal_value, scopes.literal_value)
+        data = context.data_model_manager[value].as_data(builder, args[0])
+        _element(builder, context, value, (*args[1:3], scope, scopes), lambda pointer: builder.store(data, pointer))
         return context.get_dummy_value()
 
     return types.void(value, types.intp, types.intp, scope, scopes), codegen
@@ -133,14 +137,12 @@ def replace_shared(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
 @intrinsic
 def call(typingctx: Any, function: Any, *numbers: Any) -> Any:
     """Call the compiled function at an address with integers; so it is compiled once, not again into each caller."""
-    given = types.Tuple(numbers)  # type: ignore[no-untyped-call]
+    given = types.Tuple(numbers)  # type: ignore[no-untyped-call]  # Numba has no types, here and below
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function, packed = args
-        values = [
-            context.cast(builder, value, kind, types.intp)
-            for value, kind in zip(cgutils.unpack_tuple(builder, packed, len(given)), given)  # type: ignore[no-untyped-call]
-        ]
+        several = cgutils.unpack_tuple(builder, packed, len(given))  # type: ignore[no-untyped-call]
+        values = [context.cast(builder, value, kind, types.intp) for value, kind in zip(several, given)]
         kind = ir.FunctionType(ir.VoidType(), [_WORD] * len(values))
         builder.call(builder.inttoptr(function, kind.as_pointer()), values)
         return context.get_dummy_value()

@@ -41,6 +41,7 @@ class _Vectors:
 
     def _known(self, name: str, result: Any, arguments: list[Any]) -> Any:
         kind = ir.FunctionType(result, arguments)
+        # Numba has no types.
         return cgutils.get_or_insert_function(self.builder.module, kind, name)  # type: ignore[no-untyped-call]
 
     def at(self, address: Any, offset: int, kind: Any = None) -> Any:
@@ -77,69 +78,84 @@ class _Vectors:
         self.builder.call(self.ahead, [self.at(address, offset, _BYTE), _HALF(0), _HALF(3), _HALF(1)])
 
 
+def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
+    """The code for `count` rows, `width` vectors wide."""
+    scalar, size = v.scalar, v.size
+    a, a_row, a_step, b, b_step, inner, c, c_row, last, onto = args
+    step = v.lanes * size
+    mask = v.first(last)
+    masks = [None] * (width - 1) + [mask]
+    of_a = [builder.add(a, builder.mul(a_row, _WORD(i))) for i in range(count)]
+    of_c = [builder.add(c, builder.mul(c_row, _WORD(i))) for i in range(count)]
+    start, held = builder.block, builder.append_basic_block("tile_held")
+    loop, done = builder.append_basic_block("tile"), builder.append_basic_block("tile_done")
+    builder.cbranch(onto, held, loop)
+
+    builder.position_at_end(held)
+    before = [[v.load(row, j * step, masks[j]) for j in range(width)] for row in of_c]
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    places = [builder.phi(_WORD) for _ in range(3)]
+    for place, first in zip(places, (_WORD(0), _WORD(0), b)):
+        place.add_incoming(first, start)
+        place.add_incoming(first, held)
+    k, along_a, along_b = places
+    sums = [[builder.phi(v.kind) for _ in range(width)] for _ in range(count)]
+    factors = [v.load(along_b, j * step) for j in range(width)]
+    far = builder.add(along_b, builder.mul(b_step, _WORD(AHEAD)))
+    for line in range(0, width * step, 64):
+        v.prefetch(far, line)
+    made = []
+    for i in range(count):
+        one = builder.load(v.at(builder.add(of_a[i], along_a), 0, scalar))
+        one.align = size
+        many = v.spread(one)
+        made.append([builder.call(v.fused, [many, factors[j], sums[i][j]]) for j in range(width)])
+    for i in range(count):
+        for j in range(width):
+            sums[i][j].add_incoming(v.zeros, start)
+            sums[i][j].add_incoming(before[i][j], held)
+            sums[i][j].add_incoming(made[i][j], loop)
+    following = builder.add(k, _WORD(1))
+    for place, after in zip(places, (following, builder.add(along_a, a_step), builder.add(along_b, b_step))):
+        place.add_incoming(after, loop)
+    builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
+
+    builder.position_at_end(done)
+    for i in range(count):
+        for j in range(width):
+            v.store(made[i][j], of_c[i], j * step, masks[j])
+
+
 @intrinsic(prefer_literal=True)
 def multiply_tile(
-    typingctx: Any, kind: Any, rows: Any, vectors: Any, lanes: Any,
+    typingctx: Any, kind: Any, most: Any, lanes: Any, rows: Any, vectors: Any,
     a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, inner: Any, c: Any, c_row: Any, last: Any, onto: Any,
 ) -> Any:  # fmt: skip
     """c (rows, n) = a (rows, inner) @ b (inner, n), or added onto c; n = (vectors - 1) lanes + last.
 
-    Addresses and strides are in bytes; `inner` is at least 1. The rows of b stand one vector after another, the last
-    filled up with anything.
+    `rows` is `most`, 4 or 1, and `vectors` 1 to 3: each pair has code of its own. Addresses and strides are in bytes;
+    `inner` is at least 1. The rows of b stand one vector after another, the last filled up with anything.
     """
-    if not all(isinstance(given, types.IntegerLiteral) for given in (rows, vectors, lanes)):
+    if not isinstance(most, types.IntegerLiteral) or not isinstance(lanes, types.IntegerLiteral):
         return None
-    count, width = rows.literal_value, vectors.literal_value
     scalar, size = _KINDS[kind]
-    signature = types.void(kind, rows, vectors, lanes, *[types.intp] * 9, types.boolean)
+    signature = types.void(kind, most, lanes, *[types.intp] * 11, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, a_row, a_step, b, b_step, inner, c, c_row, last, onto = args[4:]
         v = _Vectors(builder, scalar, size, lanes.literal_value)
-        step = lanes.literal_value * size
-        mask = v.first(last)
-        masks = [None] * (width - 1) + [mask]
-        of_a = [builder.add(a, builder.mul(a_row, _WORD(i))) for i in range(count)]
-        of_c = [builder.add(c, builder.mul(c_row, _WORD(i))) for i in range(count)]
-        start, held = builder.block, builder.append_basic_block("tile_held")
-        loop, done = builder.append_basic_block("tile"), builder.append_basic_block("tile_done")
-        builder.cbranch(onto, held, loop)
-
-        builder.position_at_end(held)
-        before = [[v.load(row, j * step, masks[j]) for j in range(width)] for row in of_c]
-        builder.branch(loop)
-
-        builder.position_at_end(loop)
-        places = [builder.phi(_WORD) for _ in range(3)]
-        for place, first in zip(places, (_WORD(0), _WORD(0), b)):
-            place.add_incoming(first, start)
-            place.add_incoming(first, held)
-        k, along_a, along_b = places
-        sums = [[builder.phi(v.kind) for _ in range(width)] for _ in range(count)]
-        factors = [v.load(along_b, j * step) for j in range(width)]
-        far = builder.add(along_b, builder.mul(b_step, _WORD(AHEAD)))
-        for line in range(0, width * step, 64):
-            v.prefetch(far, line)
-        made = []
-        for i in range(count):
-            one = builder.load(v.at(builder.add(of_a[i], along_a), 0, scalar))
-            one.align = size
-            many = v.spread(one)
-            made.append([builder.call(v.fused, [many, factors[j], sums[i][j]]) for j in range(width)])
-        for i in range(count):
-            for j in range(width):
-                sums[i][j].add_incoming(v.zeros, start)
-                sums[i][j].add_incoming(before[i][j], held)
-                sums[i][j].add_incoming(made[i][j], loop)
-        following = builder.add(k, _WORD(1))
-        for place, after in zip(places, (following, builder.add(along_a, a_step), builder.add(along_b, b_step))):
-            place.add_incoming(after, loop)
-        builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
-
-        builder.position_at_end(done)
-        for i in range(count):
-            for j in range(width):
-                v.store(made[i][j], of_c[i], j * step, masks[j])
+        rows, vectors, *given = args[3:]
+        after = builder.append_basic_block("tile_after")
+        choice = builder.switch(builder.add(builder.mul(rows, _WORD(4)), vectors), after)
+        for count in {most.literal_value, 4, 1}:
+            for width in (1, 2, 3):
+                block = builder.append_basic_block(f"tile_{count}_{width}")
+                choice.add_case(_WORD(count * 4 + width), block)
+                builder.position_at_end(block)
+                _tile(builder, v, count, width, given)
+                builder.branch(after)
+        builder.position_at_end(after)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -1,0 +1,51 @@
+"""What the compiler knows of a tensor of the trace: in which form a kernel, or what comes around it, has it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ..program.step import Value
+
+
+class Row(NamedTuple):
+    """A tensor (B, *shape) whose rows do not mix. Where the value's width is 1, it is the same all along the row."""
+
+    value: Value
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Fixed(NamedTuple):
+    """A tensor that is the same at all steps; `number` of `Fixtures`."""
+
+    number: int
+
+
+class Tall(NamedTuple):
+    """Rows, one batch below another: the sides of a sum of products over rows."""
+
+    rows: tuple[Row, ...]
+
+
+class Turned(NamedTuple):
+    """Rows as columns."""
+
+    values: tuple[Value, ...]
+
+
+class Total(NamedTuple):
+    """A sum over all rows and steps, or something linear made of such; `number` of `Totals`."""
+
+    number: int
+
+
+class Recipe(NamedTuple):
+    """How a fixed value or a total is made: an operation on others of its kind (or plain arrays), with settings."""
+
+    op: Any
+    operands: tuple[Any, ...]
+    settings: dict[str, Any]
