@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,140 +11,155 @@ from .. import settings
 from ..autograd.backward import grad
 from ..autograd.nest import leaves, like
 from ..autograd.replay import joined, redirected
-from ..autograd.tape import Node, enable_grad, is_grad_enabled, no_grad, thread, tick
+from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, no_grad, root_of, thread, tick
 from ..autograd.tensor import Tensor
 from ..kernels import jit, threads
-from ..kernels.machine import BLOCK, HEAD, PLACE, machine
-from ..kernels.memory import empty, zeros
+from ..kernels.machine import HEAD, PLACE
+from ..kernels.memory import Block, empty
 from ..ops.op import Elementwise
 from ..ops.shape import astype
 from .build import Program
 from .forms import Recipe, Total
-from .plan import Key, Plan, Product
-
-#: Multiplications below which one thread does all: waking another takes longer.
-SMALL = 3_000_000
-
-#: Rows that are worked on at once before and after the steps.
-TOGETHER = 256
-
-
-class Memory:
-    """The arrays of a run, by key; for each its address, and its bytes a step, within a chunk, a row and a part."""
-
-    def __init__(self) -> None:
-        self.at: dict[Key, tuple[int, int, int, int, int]] = {}
-        self.held: list[Any] = []
-
-    def hold(self, array: Any) -> Any:
-        """Keep an array until the run is over."""
-        self.held.append(array)
-        return array
-
-    def over_time(self, key: Key, array: Any, first: int, forwards: bool) -> None:
-        """An array (steps, B, n), of which the first step's is at `first`."""
-        step, row = array.strides[0], array.strides[1]
-        self.at[key] = array.ctypes.data + first * step, step if forwards else -step, 0, row, 0
-        self.held.append(array)
-
-    def same(self, key: Key, array: Any) -> None:
-        """An array (n,) or (B, n) that is the same at all steps."""
-        self.at[key] = array.ctypes.data, 0, 0, array.strides[0] if array.ndim == 2 else 0, 0
-        self.held.append(array)
-
-
-class Kernels:
-    """A plan's functions, compiled, and what they need of a table."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._addresses: dict[str, int] | None = None
-
-    def addresses(self) -> dict[str, int]:
-        """Of the row functions, by name."""
-        if self._addresses is None:
-            numbers = HEAD + PLACE * len(self.plan.places)
-            self._addresses = jit.rows(self.plan.name, self.plan.text, self.plan.functions, self.plan.dtype, numbers)
-        return self._addresses
-
-    def run(
-        self,
-        memory: Memory,
-        matrices: Sequence[Any],
-        steps: int,
-        rows: int,
-        dtype: np.dtype[Any],
-        grams: Sequence[Any] = (),
-    ) -> None:
-        """All steps; then the grams: (place of the left side, its columns, [(place, columns, array), ...])."""
-        plan, size = self.plan, dtype.itemsize
-        made = machine(size)
-        products = [phase for phase in plan.phases if isinstance(phase, Product)]
-        work = steps * rows * (sum(p.inner * p.width for p in products) + sum(g[1] * o[1] for g in grams for o in g[2]))
-        parts = 1 if work < SMALL or rows < 2 else min(settings.get_num_threads(), rows)
-        chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
-        for i, (width, lasting) in enumerate(plan.scratch):
-            array = memory.hold(empty((chunk if lasting else 1, rows, width), dtype))
-            memory.at["scratch", i] = array.ctypes.data, 0, array.strides[0] if lasting else 0, array.strides[1], 0
-        packed: dict[tuple[int, bool], int] = {}
-        packs = []
-        for p in products:
-            if p.matrix not in packed:
-                matrix = matrices[p.matrix[0]].T if p.matrix[1] else matrices[p.matrix[0]]
-                room = memory.hold(empty(((p.width + 64 // size) * p.inner + 1024,), dtype))
-                packed[p.matrix] = room.ctypes.data
-                packs += [matrix.ctypes.data, *matrix.strides, p.inner, p.width, room.ctypes.data, 0, 0]
-        addresses, phases = self.addresses(), []
-        for phase in plan.phases:
-            if isinstance(phase, Product):
-                phases += [1, phase.level, phase.source, phase.target, packed[phase.matrix], phase.inner, phase.width]
-                phases.append(int(phase.onto))
-            else:
-                phases += [0, phase.level, addresses[phase.name], 0, 0, 0, 0, 0]
-        places, jobs, panels = list(plan.places), [], 0
-        for left, columns, partners in grams:
-            jobs += [_index(places, left), columns, len(partners), 0, 0, 0, 0, 0]
-            for right, width, array in partners:
-                jobs += [_index(places, right), width, array.ctypes.data, array.strides[0], 0, 0, 0, 0]
-            panels = max(panels, sum(width + 64 // size for _, width, _ in partners))
-        room = parts * (-(-(BLOCK * (8 + panels) * size + 4096) // 64) * 64) if grams else 0
-        scratch = memory.hold(empty((room,), np.dtype(np.uint8)))
-        table: list[int] = [0] * HEAD
-        for n, (key, offset) in enumerate(places):
-            if n == len(plan.places):
-                table += plan.numbers
-            base, step, within, row, part = memory.at[key]
-            table += [base + offset * size, step, within, row, part]
-        if len(places) == len(plan.places):
-            table += plan.numbers
-        table[:5] = [steps, chunk, rows, len(table), len(phases) // 8]
-        table += phases
-        table[5:7] = [len(table), len(jobs) // 8]
-        table += jobs
-        table[7:9] = [len(table), len(packs) // 8]
-        table += packs
-        table[9:13] = [0, scratch.ctypes.data, room // parts, made.tiles]
-        numbers = np.array(table, np.int64)
-        threads.run(made.work, numbers.ctypes.data, ((0, parts), (1, parts), (2, parts if grams else 0)), parts)
-
-
-def _index(places: list[tuple[Key, int]], place: tuple[Key, int]) -> int:
-    if place not in places:
-        places.append(place)
-    return places.index(place)
+from .layout import SAVED, WORK, Gram, Layout
+from .plan import Key, Plan
 
 
 class Compiled:
-    """A program and its kernels."""
+    """A program and its kernels, and how its memory is laid out for each size of run."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.forward = Kernels(program.forward)
-        self.backward = Kernels(program.backward) if program.backward is not None else None
+        numbers = [value.number for value in program.next]
+        #: For each output the part of the carry that it is, or None; and the parts that are outputs.
+        self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
+        self.shown = {i for i in self.carried if i is not None}
+        self._functions: dict[str, dict[str, int]] = {}
+        self._layouts: dict[Any, Layout] = {}
 
     def __call__(self, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool) -> tuple[Any, Any]:
         """Run it: (carry, ys)."""
         return _Run(self, eager, carry, xs, reverse).outputs
+
+    def layout(self, way: str, *key: Any) -> Layout:
+        """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""
+        key = (way, settings.get_num_threads(), *key)
+        found = self._layouts.get(key)
+        if found is None:
+            if len(self._layouts) >= 64:
+                self._layouts.clear()
+            found = self._layouts[key] = (self._forward if way == "forward" else self._backward)(*key[1:])
+        return found
+
+    def _sealed(self, layout: Layout, plan: Plan, strides: Any, grams: Sequence[Gram] = ()) -> Layout:
+        functions = self._functions.get(plan.name)
+        if functions is None:
+            numbers = HEAD + PLACE * len(plan.places)
+            functions = jit.rows(plan.name, plan.text, plan.functions, plan.dtype, numbers)
+            self._functions[plan.name] = functions
+        layout.seal(plan, functions, strides, grams)
+        return layout
+
+    def _saved(self, layout: Layout, keep: bool) -> tuple[list[int], list[int]]:
+        """Where the states lie, and what the forward run keeps: alike in both directions."""
+        block = SAVED if keep else WORK
+        steps, rows = layout.steps, layout.rows
+        states = [
+            layout.base(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
+            for i, value in enumerate(self.program.next)
+        ]
+        return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.kept]
+
+    def _forward(self, threads: int, steps: int, forwards: bool, keep: bool, strides: _Strides) -> Layout:
+        program = self.program
+        layout = Layout(steps, program.rows, program.dtype, threads)
+        states, kept = self._saved(layout, keep)
+        first, start, after = (0, 0, 1) if forwards else (steps - 1, steps, steps - 1)
+        for i, (address, value) in enumerate(zip(states, program.next)):
+            layout.over_time(("carry", i), address, value.width, start, forwards)
+            layout.over_time(("next", i), address, value.width, after, forwards)
+            if i not in self.shown:
+                layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
+        for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
+            if carry is None:
+                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, forwards)
+        for i, (address, value) in enumerate(zip(kept, program.kept)):
+            if keep:
+                layout.over_time(("kept", i), address, value.width, first, forwards)
+            else:
+                layout.same(("kept", i), address, value.width * program.dtype.itemsize)
+        strides.place(layout, first, forwards)
+        return self._sealed(layout, program.forward, strides.matrices)
+
+    def _backward(
+        self, threads: int, steps: int, forwards: bool, strides: _Strides, arrived: tuple[tuple[int, int] | None, ...]
+    ) -> Layout:
+        program, low = self.program, self.program.low
+        layout = Layout(steps, program.rows, program.dtype, threads)
+        states, kept = self._saved(layout, True)
+        back = not forwards
+        first, start, after = (0, 0, 1) if back else (steps - 1, steps, steps - 1)
+        for i, (value, flow) in enumerate(zip(program.next, program.flows)):
+            if flow:
+                address = layout.room(WORK, steps + 1, layout.rows, value.width)
+                layout.over_time(("carry", i), address, value.width, start, back)
+                layout.over_time(("next", i), address, value.width, after, back)
+                layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
+        for i, (address, value) in enumerate(zip(states, program.next)):
+            layout.over_time(("state", i), address, value.width, after, back)
+            layout.over_time(("after", i), address, value.width, start, back)
+        for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
+            if carry is None:
+                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, back)
+        for i, (address, value) in enumerate(zip(kept, program.kept)):
+            layout.over_time(("kept", i), address, value.width, first, back)
+        for key, width in program.times.items():
+            layout.over_time(key, layout.room(WORK, steps, layout.rows, width), width, first, back)
+        for i, of_x in enumerate(program.x_gradients):
+            if of_x is not None:
+                layout.over_time(("dx", i), layout.base(("dx", i)), of_x.width, first, back)
+        nothing = max([v.width for v, g in zip(program.ys, arrived) if g is None], default=0)
+        sums = sorted(program.used_sums)
+        width = sum(low.sums[i].width for i in sums)
+        zeros = layout.room(WORK, layout.rows * width + nothing)
+        layout.spot(("zeros", 0), zeros, layout.rows * width + nothing)
+        for i in sums:
+            layout.same(("sum", i), zeros, low.sums[i].width * program.dtype.itemsize)
+            layout.spot(("sum", i), zeros, layout.rows, low.sums[i].width)
+            zeros += layout.rows * low.sums[i].width * program.dtype.itemsize
+        for i, g in enumerate(arrived):
+            if g is None:
+                layout.same(("dy", i), zeros)
+            else:
+                layout.strided(("dy", i), layout.base(("dy", i)), *g, first, back)
+        strides.place(layout, first, back)
+        grams: list[Gram] = []
+        for i in program.used_grams:
+            (left, right), (left_place, right_place) = low.grams[i], program.gram_places[i]
+            same = [gram for gram in grams if gram.left == left_place and gram.columns == left.width]
+            if not same:
+                same = [Gram(left_place, left.width, [])]
+                grams += same
+            same[0].partners.append((right_place, right.width, ("gram", i)))
+        assert program.backward is not None
+        return self._sealed(layout, program.backward, strides.matrices, grams)
+
+
+class _Strides(NamedTuple):
+    """Those of what comes from outside, in bytes: of each x (a step, a row), each matrix, what is fixed a row."""
+
+    xs: tuple[tuple[int, int], ...]
+    matrices: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]
+    vectors: int
+
+    def place(self, layout: Layout, first: int, forwards: bool) -> None:
+        """Put all of it into a layout."""
+        for i, (step, row) in enumerate(self.xs):
+            layout.strided(("x", i), layout.base(("x", i)), step, row, first, forwards)
+        for i, row in enumerate(self.rows):
+            layout.same(("row", i), layout.base(("row", i)), row)
+        for i in range(self.vectors):
+            layout.same(("vector", i), layout.base(("vector", i)))
 
 
 class _Run:
@@ -156,52 +171,38 @@ class _Run:
         self.compiled, self.eager, self.forwards = compiled, eager, not reverse
         self.carry_nest, self.x_nest = carry, xs
         program = compiled.program
-        low, dtype = program.low, program.dtype
+        low, dtype, rows = program.low, program.dtype, program.rows
         parts, inputs = list(leaves(carry)), list(leaves(xs))
-        self.steps, self.rows = inputs[0].shape[0], program.rows
+        self.steps = steps = inputs[0].shape[0]
         self.fixtures = _evaluated(low, [*low.vectors, *low.matrices, *low.per_row], is_grad_enabled())
-        differentiable = is_grad_enabled() and program.backward is not None
-        steps, rows = self.steps, self.rows
-        memory = Memory()
-        self.xs = [_flat(x._array, steps, rows) for x in inputs]
-        self.states = [empty((steps + 1, rows, value.width), dtype) for value in program.next]
-        start = 0 if self.forwards else steps
-        for state, part in zip(self.states, parts):
-            state[start] = part._array.reshape(rows, -1)
-        for i, x in enumerate(self.xs):
-            memory.over_time(("x", i), x, 0 if self.forwards else steps - 1, self.forwards)
-        for i, state in enumerate(self.states):
-            memory.over_time(("carry", i), state, start, self.forwards)
-            memory.over_time(("next", i), state, 1 if self.forwards else steps - 1, self.forwards)
-        numbers = [value.number for value in program.next]
-        self.ys = []
-        for i, value in enumerate(program.ys):
-            if value.number in numbers:
-                state = self.states[numbers.index(value.number)]
-                self.ys.append(state[1:] if self.forwards else state[:-1])
+        keep = is_grad_enabled() and program.backward is not None
+        self._take(inputs)
+        layout = compiled.layout("forward", steps, self.forwards, keep, self.strides)
+        self.saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
+        shown = {i: empty((steps + 1, rows, program.next[i].width), dtype) for i in compiled.shown}
+        self.made: dict[Key, Any] = {("state", i): state for i, state in shown.items()}
+        ys = []
+        for i, (value, state) in enumerate(zip(program.ys, compiled.carried)):
+            if state is None:
+                self.made["y", i] = y = empty((steps, rows, value.width), dtype)
             else:
-                made = empty((steps, rows, value.width), dtype)
-                memory.over_time(("y", i), made, 0 if self.forwards else steps - 1, self.forwards)
-                self.ys.append(made)
-        self.kept = []
-        for i, value in enumerate(program.kept):
-            made = empty((steps if differentiable else 1, rows, value.width), dtype)
-            memory.over_time(("kept", i), made, 0 if self.forwards or not differentiable else steps - 1, self.forwards)
-            if not differentiable:
-                memory.same(("kept", i), made[0])
-            self.kept.append(made)
-        self._give_fixed(memory)
-        self.matrices = [self.fixtures[n]._array for n in low.matrices]
-        compiled.forward.run(memory, self.matrices, steps, rows, dtype)
-        final = [
-            (state[steps] if self.forwards else state[0]).reshape(part.shape) for state, part in zip(self.states, parts)
-        ]
-        ys = [y.reshape(steps, rows, *shape) for y, shape in zip(self.ys, program.y_shapes)]
-        outer = [low.fixtures[n] for n in range(len(low.fixtures)) if not isinstance(low.fixtures[n], Recipe)]
+                y = shown[state][1:] if self.forwards else shown[state][:-1]
+            ys.append(y.reshape(steps, rows, *program.y_shapes[i]))
+        addresses = self._addresses()
+        work = self._work(layout, addresses)
+        states = [shown[i] if i in shown else (self.saved or work).array(*layout.spots["carry", i], dtype)
+                  for i in range(len(parts))]  # fmt: skip
+        start, end = (0, steps) if self.forwards else (steps, 0)
+        for array, part in zip(states, parts):
+            array[start] = part._array.reshape(rows, -1)
+        self._go(layout, addresses)
+        final = [np.array(state[end]).reshape(part.shape) for state, part in zip(states, parts)]
+        outer = [made for made in low.fixtures if not isinstance(made, Recipe)]
         self.outer = [t for t in outer if t._requires_grad]
-        arrays = [*final, *ys]
-        flows = [*program.flows, *program.ys_flow]
-        if differentiable and any(flows):
+        arrays, flows = [*final, *ys], [*program.flows, *program.ys_flow]
+        if keep and any(flows):
+            self.wanted = [part._requires_grad for part in parts]
+            self.read = Reads([root_of(array) for array in self.made.values()])
             tensors = joined(self, [*parts, *inputs, *self.outer], arrays, flows)
         else:
             tensors = [Tensor(a) for a in arrays]
@@ -211,80 +212,87 @@ class _Run:
     def __repr__(self) -> str:
         return "scan"
 
-    def _give_fixed(self, memory: Memory) -> None:
-        low = self.compiled.program.low
+    def _take(self, inputs: Sequence[Tensor]) -> None:
+        """The arrays that come from outside, by their names, and their strides."""
+        low, rows, steps = self.compiled.program.low, self.compiled.program.rows, self.steps
+        self.given: dict[Key, Any] = {}
+        for i, x in enumerate(inputs):
+            self.given["x", i] = _flat(x._array, steps, rows)
+        for i, n in enumerate(low.matrices):
+            matrix = self.fixtures[n]._array
+            along = matrix.itemsize in matrix.strides  # kernels read along a row or a column
+            self.given["matrix", i] = matrix if along else np.ascontiguousarray(matrix)
         for i, n in enumerate(low.vectors):
-            memory.same(("vector", i), np.ascontiguousarray(self.fixtures[n]._array).reshape(-1))
+            self.given["vector", i] = np.ascontiguousarray(self.fixtures[n]._array)
         for i, n in enumerate(low.per_row):
-            memory.same(("row", i), np.ascontiguousarray(self.fixtures[n]._array).reshape(self.rows, -1))
+            self.given["row", i] = np.ascontiguousarray(self.fixtures[n]._array).reshape(rows, -1)
+        self.strides = _Strides(
+            tuple([self.given["x", i].strides[:2] for i in range(len(inputs))]),
+            tuple([self.given["matrix", i].strides for i in range(len(low.matrices))]),
+            tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))]),
+            len(low.vectors),
+        )
+
+    def _addresses(self) -> dict[Key, int]:
+        found = {key: array.ctypes.data for key, array in self.given.items()}
+        found |= {key: array.ctypes.data for key, array in self.made.items()}
+        if self.saved is not None:
+            found[SAVED] = self.saved.address
+        return found
+
+    def _work(self, layout: Layout, addresses: dict[Key, int]) -> Block:
+        work = Block(layout.sizes.get(WORK, 0))
+        addresses[WORK] = work.address
+        return work
+
+    @staticmethod
+    def _go(layout: Layout, addresses: dict[Key, int]) -> None:
+        table = layout.table(addresses)
+        threads.run(layout.work, table.ctypes.data, layout.jobs, layout.parts)
 
     # --- Back ---
 
     def gradients(self, tensors: Sequence[Tensor], arrived: list[Any]) -> list[Any]:
         """The gradients of the carry, of xs and of what is closed over, from those of the outputs (None for none)."""
+        self.read.check("scan: an output")
         if is_grad_enabled():
             return self._eagerly(tensors, arrived)
         program = self.compiled.program
-        low, dtype, steps, rows = program.low, program.dtype, self.steps, self.rows
-        arrived = [None if g is None else g._array for g in arrived]
-        assert self.compiled.backward is not None
-        memory, back = Memory(), not self.forwards
-        first = 0 if back else steps - 1
-        count = len(self.states)
-        gradients: list[Any] = []
-        for i, (value, flow) in enumerate(zip(program.next, program.flows)):
-            if not flow:
-                gradients.append(None)
-                continue
-            d = empty((steps + 1, rows, value.width), dtype)
+        low, dtype, steps, rows = program.low, program.dtype, self.steps, program.rows
+        count = len(program.next)
+        given = {i: _flat(g._array, steps, rows) for i, g in enumerate(arrived[count:]) if g is not None}
+        kinds = tuple([given[i].strides[:2] if i in given else None for i in range(len(program.ys))])
+        layout = self.compiled.layout("backward", steps, self.forwards, self.strides, kinds)
+        addresses = self._addresses()
+        for i, g in given.items():
+            addresses["dy", i] = g.ctypes.data
+        work = self._work(layout, addresses)
+        xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
+        for i, dx in enumerate(xs):
+            if dx is not None:
+                addresses["dx", i] = dx.ctypes.data
+        found = {i: empty((low.grams[i][0].width, low.grams[i][1].width), dtype) for i in program.used_grams}
+        for i, total in found.items():
+            addresses["gram", i] = total.ctypes.data
+
+        def spot(key: Key) -> Any:
+            return work.array(*layout.spots[key], dtype)
+
+        spot(("zeros", 0))[...] = 0
+        carries = {i: spot(("carry", i)) for i, flow in enumerate(program.flows) if flow}
+        start, end = (steps, 0) if self.forwards else (0, steps)
+        for i, carry in carries.items():
             g = arrived[i]
-            d[0 if back else steps] = 0.0 if g is None else g.reshape(rows, -1)
-            memory.over_time(("carry", i), d, 0 if back else steps, back)
-            memory.over_time(("next", i), d, 1 if back else steps - 1, back)
-            gradients.append(d)
-        for i, (value, g) in enumerate(zip(program.ys, arrived[count:])):
-            if g is None:
-                memory.same(("dy", i), np.zeros(value.width, dtype))
-            else:
-                memory.over_time(("dy", i), _flat(g, steps, rows), first, back)
-        for i, x in enumerate(self.xs):
-            memory.over_time(("x", i), x, first, back)
-        for i, state in enumerate(self.states):
-            memory.over_time(("state", i), state, 1 if back else steps - 1, back)
-            memory.over_time(("after", i), state, 0 if back else steps, back)
-        for i, y in enumerate(self.ys):
-            memory.over_time(("y", i), y, first, back)
-        for i, kept in enumerate(self.kept):
-            memory.over_time(("kept", i), kept, first, back)
-        for key, width in program.times.items():
-            memory.over_time(key, empty((steps, rows, width), dtype), first, back)
-        xs: list[Any] = []
-        for i, of_x in enumerate(program.x_gradients):
-            xs.append(None if of_x is None else empty((steps, rows, of_x.width), dtype))
-            if of_x is not None:
-                memory.over_time(("dx", i), xs[i], first, back)
-        self._give_fixed(memory)
-        sums = {i: zeros((rows, low.sums[i].width), dtype) for i in program.used_sums}  # each row's over all steps
-        for i, total in sums.items():
-            memory.same(("sum", i), total)
-        grams: list[Any] = []
-        found: dict[int, Any] = {}
-        for i in program.used_grams:
-            left, right = low.grams[i]
-            found[i] = empty((left.width, right.width), dtype)
-            places = program.gram_places[i]
-            same = [g for g in grams if g[0] == places[0] and g[1] == left.width]
-            if same:
-                same[0][2].append((places[1], right.width, found[i]))
-            else:
-                grams.append((places[0], left.width, [(places[1], right.width, found[i])]))
-        self.compiled.backward.run(memory, self.matrices, steps, rows, dtype, grams)
-        ends = [None if d is None else d[steps if back else 0] for d in gradients]
-        made: list[Any] = [
-            None if g is None else Tensor(g.reshape(rows, *shape)) for g, shape in zip(ends, program.carry_shapes)
-        ]
+            carry[start] = 0 if g is None else g._array.reshape(rows, -1)
+        self._go(layout, addresses)
+        made: list[Any] = []
+        for i, shape in enumerate(program.carry_shapes):
+            wanted = i in carries and self.wanted[i]
+            made.append(Tensor(np.array(carries[i][end]).reshape(rows, *shape)) if wanted else None)
         made += [None if g is None else Tensor(g.reshape(x.shape)) for g, x in zip(xs, leaves(self.x_nest))]
-        totals = _Totals(low, {i: t.sum(0, dtype=np.float64) for i, t in sums.items()}, found)
+        sums = {i: spot(("sum", i)) for i in program.used_sums}
+        sums = {i: t.sum(0, dtype=np.float64) if rows > 1 else np.array(t[0]) for i, t in sums.items()}
+        totals = _Totals(low, sums, found)
         boundary = {n: totals.of(total) for n, total in program.of_fixtures.items()}
         return made + self._to_outer(boundary)
 

@@ -229,8 +229,11 @@ def fused(
         raise NotFused("there are no steps")
     needs = tuple([part._requires_grad for part in leaves(carry)])
     needs_x = tuple([x._requires_grad for x in leaves(xs)])
-    kind = [(x.shape[1:], x.dtype) for x in leaves(xs)], _parts(carry), needs, needs_x, state.enabled
-    name = repr((key, kind, place.reverse))
+    kind = (
+        tuple([(x.shape[1:], x.dtype.char) for x in leaves(xs)]),
+        tuple([(p.shape, p.dtype.char) for p in leaves(carry)]),
+    )
+    name = key, kind, needs, needs_x, state.enabled, place.reverse
     compiled = known.get(name) if known is not None else None
     if compiled is None:
         order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     load: Any = None
     multiply_tile: Any = None
     store: Any = None
+    turn_tile: Any = None
 
     def number(table: int, index: int) -> int: ...
 
@@ -146,10 +147,10 @@ def pack(source: int, row: int, column: int, inner: int, width: int, target: int
             source += row
             target += padded * SIZE
     else:
-        for j in range(padded):
-            for k in range(inner):
-                value = load(KIND, source + j * column + k * row, 0, 0, 2) if j < width else KIND
-                store(value, target + j * SIZE, k * padded, 1, 2)
+        for j in range(0, width, LANES):
+            for k in range(0, inner, LANES):
+                turn_tile(KIND, LANES, source + j * column + k * row, column, min(LANES, width - j),
+                          min(LANES, inner - k), target + (k * padded + j) * SIZE, padded * SIZE)  # fmt: skip
 
 
 def packs(table: int, part: int, parts: int) -> None:

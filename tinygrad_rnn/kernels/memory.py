@@ -23,44 +23,48 @@ _free: dict[int, list[np.ndarray[Any, Any]]] = {}
 _unused = 0
 
 
-class _Block:
-    """What owns a piece of memory; when no array has it as its base any more, the memory is free."""
+class Block:
+    """A piece of memory; when nothing refers to it any more, it is free to be another's.
 
-    __slots__ = ("__array_interface__", "memory")
+    Arrays of `array` do not keep it: whoever makes them does.
+    """
 
-    def __init__(self, memory: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.memory = memory
-        address = memory.ctypes.data
-        self.__array_interface__ = {
-            "version": 3, "shape": shape, "typestr": dtype.str, "data": (address + -address % _ALIGNED, False),
-        }  # fmt: skip
+    __slots__ = ("__array_interface__", "address", "memory", "start")
+    __array_interface__: dict[str, Any]
+
+    def __init__(self, count: int) -> None:
+        global _unused
+        if count < SMALL:
+            self.memory = np.empty(count + _ALIGNED, np.uint8)
+        else:
+            unit = 1 << max(count.bit_length() - 4, 12)  # sizes in steps of at most an eighth
+            size = (count + _ALIGNED + unit - 1) // unit * unit
+            try:
+                self.memory = _free[size].pop()
+                _unused -= size
+            except (KeyError, IndexError):
+                self.memory = np.empty(size, np.uint8)
+        address = self.memory.ctypes.data
+        self.start = -address % _ALIGNED
+        self.address = address + self.start
+
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """What lies so many bytes behind its start."""
+        return np.ndarray(shape, dtype, self.memory, self.start + offset)
 
     def __del__(self) -> None:
         global _unused
         size = self.memory.size
-        if _unused + size <= LIMIT:
+        if size >= SMALL + _ALIGNED and _unused + size <= LIMIT:
             _unused += size
             _free.setdefault(size, []).append(self.memory)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     """An array of this shape, not initialised."""
-    global _unused
     count = math.prod(shape) * dtype.itemsize
     if count < SMALL:
         return np.empty(shape, dtype)
-    unit = 1 << max(count.bit_length() - 4, 12)  # sizes in steps of at most an eighth
-    size = (count + _ALIGNED + unit - 1) // unit * unit
-    try:
-        memory = _free[size].pop()
-        _unused -= size
-    except (KeyError, IndexError):
-        memory = np.empty(size, np.uint8)
-    return np.asarray(_Block(memory, shape, dtype))
-
-
-def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """An array of zeros of this shape."""
-    made = empty(shape, dtype)
-    made[...] = 0
-    return made
+    block = Block(count)
+    block.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.address, False)}
+    return np.asarray(block)

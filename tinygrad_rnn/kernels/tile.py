@@ -54,6 +54,10 @@ class _Vectors:
         first = self.builder.insert_element(nothing, value, _HALF(0))
         return self.builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_HALF, self.lanes), None))
 
+    def shuffle(self, one: Any, two: Any, places: list[int]) -> Any:
+        """A vector of elements of two, which are numbered through."""
+        return self.builder.shuffle_vector(one, two, ir.Constant(ir.VectorType(_HALF, self.lanes), places))
+
     def first(self, count: Any) -> Any:
         """A mask of the first `count` lanes."""
         index = ir.Constant(ir.VectorType(_WORD, self.lanes), list(range(self.lanes)))
@@ -156,6 +160,47 @@ def multiply_tile(
                 _tile(builder, v, count, width, given)
                 builder.branch(after)
         builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def turn_tile(
+    typingctx: Any, kind: Any, lanes: Any,
+    source: Any, source_row: Any, rows: Any, columns: Any, target: Any, target_row: Any,
+) -> Any:  # fmt: skip
+    """target (columns, rows), in whole vectors = the transpose of source (rows, columns); both at most `lanes`.
+
+    Addresses and strides are in bytes. In every row of the target what is behind `rows` becomes anything.
+    """
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    scalar, size = _KINDS[kind]
+    signature = types.void(kind, lanes, *[types.intp] * 6)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_row, rows, columns, target, target_row = args[2:]
+        v = _Vectors(builder, scalar, size, lanes.literal_value)
+        mask, last = v.first(columns), builder.sub(rows, _WORD(1))
+        block = []
+        for i in range(v.lanes):
+            there = builder.icmp_signed("<", _WORD(i), rows)
+            row = builder.select(there, _WORD(i), last)  # where there is none, the last again
+            block.append(v.load(builder.add(source, builder.mul(row, source_row)), 0, mask))
+        step = 1
+        while step < v.lanes:  # of each pair of rows, trade what stands `step` to the right for what stands below
+            upper = [j if not j & step else v.lanes + j - step for j in range(v.lanes)]
+            lower = [j + step if not j & step else v.lanes + j for j in range(v.lanes)]
+            pairs = [(i, i + step) for i in range(v.lanes) if not i & step]
+            traded = {}
+            for i, k in pairs:
+                traded[i], traded[k] = v.shuffle(block[i], block[k], upper), v.shuffle(block[i], block[k], lower)
+            block = [traded[i] for i in range(v.lanes)]
+            step *= 2
+        for i in range(v.lanes):
+            with builder.if_then(builder.icmp_signed("<", _WORD(i), columns)):
+                v.store(block[i], builder.add(target, builder.mul(_WORD(i), target_row)), 0)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -132,6 +132,9 @@ def begun(module: Any) -> Any:
     return made
 
 
+_PLAIN_NESTS = (tuple, list, dict)
+
+
 def fingerprint(module: Any) -> tuple[Any, ...]:
     """What a step can depend on: every attribute of a module and those inside, tensors by what they are."""
     found: list[Any] = [id(module)]
@@ -141,7 +144,8 @@ def fingerprint(module: Any) -> tuple[Any, ...]:
         elif isinstance(value, Module):
             found.append((name, fingerprint(value)))
         else:
-            found.append((name, value if isinstance(value, (bool, int, float, str, tuple, list, dict)) else id(value)))
+            plain = isinstance(value, (bool, int, float, str))
+            found.append((name, value if plain else repr(value) if type(value) in _PLAIN_NESTS else id(value)))
     return tuple(found)
 
 

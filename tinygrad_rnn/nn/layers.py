@@ -168,6 +168,8 @@ class Layers(OverTime):
 
 def stacked_state(states: list[Any]) -> Any:
     """Nests of (B, H), one a layer, as one nest of (layers, B, H)."""
+    if len(states) == 1:
+        return map_nest(lambda part: part.expand_dims(0), states[0])
     return map_nest(lambda *parts: stack(parts), *states)
 
 

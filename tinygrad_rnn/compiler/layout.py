@@ -1,0 +1,170 @@
+"""Where all memory of a run lies, and the table that tells the kernels: made once for a size of run.
+
+What comes from outside, and each block of memory that a run takes, is a *base*: its address is filled in at each run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels.machine import BLOCK, HEAD, machine
+from .plan import Key, Plan, Product
+
+#: Multiplications below which one thread does all: waking another takes longer.
+SMALL = 3_000_000
+
+#: Rows that are worked on at once before and after the steps.
+TOGETHER = 256
+
+#: The blocks of memory that a run takes: one that is free after it, and one that its gradient needs.
+WORK: Key = ("work", 0)
+SAVED: Key = ("saved", 0)
+
+#: An address that is not known yet is the number of its base times this, and an offset.
+_BASE = 1 << 48
+
+
+class Spot(NamedTuple):
+    """Some numbers of a block that are read or written around a run: offset in bytes, and shape."""
+
+    offset: int
+    shape: tuple[int, ...]
+
+
+class Gram(NamedTuple):
+    """A sum of products over all steps: where its left side lies and its columns, and right sides likewise."""
+
+    left: tuple[Key, int]
+    columns: int
+    partners: list[tuple[tuple[Key, int], int, Key]]
+
+
+class Layout:
+    """One kind of run: so many steps and rows, on so many threads.
+
+    Attributes:
+        sizes: bytes of each block that the run takes.
+        spots: what lies in one of them and is read or written around the run.
+        jobs, threads: what `threads.run` is told.
+    """
+
+    def __init__(self, steps: int, rows: int, dtype: np.dtype[Any], threads: int) -> None:
+        self.steps, self.rows, self.dtype, self.threads = steps, rows, dtype, threads
+        self.sizes: dict[Key, int] = {}
+        self.spots: dict[Key, Spot] = {}
+        self._bases: dict[Key, int] = {}
+        self._at: dict[Key, tuple[int, int, int, int, int]] = {}
+
+    # --- Memory ---
+
+    def base(self, key: Key) -> int:
+        """The address of what is filled in under this name."""
+        return self._bases.setdefault(key, len(self._bases) + 1) * _BASE
+
+    def room(self, block: Key, *shape: int) -> int:
+        """The address of new room for an array in a block."""
+        offset = self.sizes.get(block, 0)
+        self.sizes[block] = offset + -(-math.prod(shape) * self.dtype.itemsize // 64) * 64
+        return self.base(block) + offset
+
+    def spot(self, key: Key, address: int, *shape: int) -> None:
+        """Name what is read or written around the run."""
+        self.spots[key] = Spot(address % _BASE, shape)
+
+    def over_time(self, key: Key, address: int, width: int, first: int, forwards: bool, row: int | None = None) -> None:
+        """An array (steps, rows, width) whose first step in the order of the run is at index `first`."""
+        row = width * self.dtype.itemsize if row is None else row
+        step = self.rows * row
+        self.strided(key, address, step, row, first, forwards)
+
+    def strided(self, key: Key, address: int, step: int, row: int, first: int, forwards: bool) -> None:
+        """The same with strides in bytes."""
+        self._at[key] = address + first * step, step if forwards else -step, 0, row, 0
+
+    def same(self, key: Key, address: int, row: int = 0) -> None:
+        """An array that is the same at all steps."""
+        self._at[key] = address, 0, 0, row, 0
+
+    # --- The table ---
+
+    def seal(
+        self,
+        plan: Plan,
+        functions: Mapping[str, int],
+        strides: Sequence[tuple[int, int]],
+        grams: Sequence[Gram] = (),
+    ) -> None:
+        """All is placed: make the table. `strides` are those of the matrices."""
+        size, rows, steps, lanes = self.dtype.itemsize, self.rows, self.steps, 64 // self.dtype.itemsize
+        products = [phase for phase in plan.phases if isinstance(phase, Product)]
+        work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, _ in g.partners)
+        parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self.threads, rows)
+        chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
+        for i, (width, lasting) in enumerate(plan.scratch):
+            step = rows * width * size if lasting else 0
+            address = self.room(WORK, chunk if lasting else 1, rows, width)
+            self._at["scratch", i] = address, 0, step, width * size, 0
+        packed: dict[tuple[int, bool], int] = {}
+        packs: list[int] = []
+        for p in products:
+            if p.matrix not in packed:
+                number, turned = p.matrix
+                row, column = strides[number][::-1] if turned else strides[number]
+                packed[p.matrix] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
+                packs += [self.base(("matrix", number)), row, column, p.inner, p.width, packed[p.matrix], 0, 0]
+        phases: list[int] = []
+        for phase in plan.phases:
+            if isinstance(phase, Product):
+                phases += [1, phase.level, phase.source, phase.target, packed[phase.matrix], phase.inner, phase.width]
+                phases.append(int(phase.onto))
+            else:
+                phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]
+        places, jobs, panels = list(plan.places), [], 0
+        for gram in grams:
+            jobs += [_index(places, gram.left), gram.columns, len(gram.partners), 0, 0, 0, 0, 0]
+            for right, width, key in gram.partners:
+                jobs += [_index(places, right), width, self.base(key), width * size, 0, 0, 0, 0]
+            panels = max(panels, sum(width + lanes for _, width, _ in gram.partners))
+        room = -(-(BLOCK * (8 + panels) * size + 4096) // 64) * 64 if grams else 0
+        scratch = self.room(WORK, parts * room // size) if grams else 0
+        table = [0] * HEAD
+        for n, (key, offset) in enumerate(places):
+            if n == len(plan.places):
+                table += plan.numbers
+            first, *moves = self._at[key]
+            table += [first + offset * size, *moves]
+        if len(places) == len(plan.places):
+            table += plan.numbers
+        table[:5] = [steps, chunk, rows, len(table), len(phases) // 8]
+        table += phases
+        table[5:7] = [len(table), len(jobs) // 8]
+        table += jobs
+        table[7:9] = [len(table), len(packs) // 8]
+        table += packs
+        compiled = machine(size)
+        table[9:13] = [0, scratch, room, compiled.tiles]
+        self.work = compiled.work
+        self.jobs = ((0, parts), (1, parts), (2, parts if grams else 0))
+        self.parts = parts
+        numbers = np.array(table, np.int64)
+        self._unknown = np.flatnonzero(numbers >= _BASE)  # no address that is known is so large
+        self._which = numbers[self._unknown] // _BASE - 1
+        numbers[self._unknown] %= _BASE
+        self._table = numbers
+        self._order = list(self._bases)
+
+    def table(self, addresses: Mapping[Key, int]) -> np.ndarray[Any, Any]:
+        """The table with the addresses of the bases in it."""
+        table = self._table.copy()
+        table[self._unknown] += np.array([addresses[key] for key in self._order], np.int64)[self._which]
+        return table
+
+
+def _index(places: list[tuple[Key, int]], place: tuple[Key, int]) -> int:
+    if place not in places:
+        places.append(place)
+    return places.index(place)
