@@ -38,7 +38,7 @@ class Compiled:
 
     def __call__(self, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool) -> tuple[Any, Any]:
         """Run it: (carry, ys)."""
-        return _Run(self, eager, carry, xs, reverse).outputs
+        return _Run(self, eager, carry, xs, reverse).forward()
 
     def layout(self, way: str, *key: Any) -> Layout:
         """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""
@@ -170,44 +170,56 @@ class _Run:
     ) -> None:
         self.compiled, self.eager, self.forwards = compiled, eager, not reverse
         self.carry_nest, self.x_nest = carry, xs
-        program = compiled.program
-        low, dtype, rows = program.low, program.dtype, program.rows
-        parts, inputs = list(leaves(carry)), list(leaves(xs))
-        self.steps = steps = inputs[0].shape[0]
+        low = compiled.program.low
+        self.inputs = [*leaves(carry), *leaves(xs)]
+        self.steps = self.inputs[-1].shape[0]
         self.fixtures = _evaluated(low, [*low.vectors, *low.matrices, *low.per_row], is_grad_enabled())
-        keep = is_grad_enabled() and program.backward is not None
-        self._take(inputs)
-        layout = compiled.layout("forward", steps, self.forwards, keep, self.strides)
-        self.saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
-        shown = {i: empty((steps + 1, rows, program.next[i].width), dtype) for i in compiled.shown}
-        self.made: dict[Key, Any] = {("state", i): state for i, state in shown.items()}
-        ys = []
-        for i, (value, state) in enumerate(zip(program.ys, compiled.carried)):
-            if state is None:
-                self.made["y", i] = y = empty((steps, rows, value.width), dtype)
-            else:
-                y = shown[state][1:] if self.forwards else shown[state][:-1]
-            ys.append(y.reshape(steps, rows, *program.y_shapes[i]))
-        addresses = self._addresses()
-        work = self._work(layout, addresses)
-        states = [shown[i] if i in shown else (self.saved or work).array(*layout.spots["carry", i], dtype)
-                  for i in range(len(parts))]  # fmt: skip
-        start, end = (0, steps) if self.forwards else (steps, 0)
-        for array, part in zip(states, parts):
-            array[start] = part._array.reshape(rows, -1)
-        self._go(layout, addresses)
-        final = [np.array(state[end]).reshape(part.shape) for state, part in zip(states, parts)]
         outer = [made for made in low.fixtures if not isinstance(made, Recipe)]
         self.outer = [t for t in outer if t._requires_grad]
-        arrays, flows = [*final, *ys], [*program.flows, *program.ys_flow]
+        self._take(self.inputs[len(compiled.program.next) :])
+
+    def forward(self) -> tuple[Any, Any]:
+        """Run all steps: (carry, ys), which lead back here."""
+        program, steps, shown = self.compiled.program, self.steps, self.compiled.shown
+        keep = is_grad_enabled() and program.backward is not None
+        layout = self.compiled.layout("forward", steps, self.forwards, keep, self.strides)
+        self.saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
+        self.made = self._outputs()
+        addresses = self._addresses()
+        work = self._work(layout, addresses)
+        block = self.saved or work
+        states = [
+            self.made["state", i] if i in shown else block.array(*layout.spots["carry", i], program.dtype)
+            for i in range(len(program.next))
+        ]
+        start, end = (0, steps) if self.forwards else (steps, 0)
+        for state, part in zip(states, self.inputs):
+            state[start] = part._array.reshape(program.rows, -1)
+        self._go(layout, addresses)
+        arrays = [np.array(state[end]).reshape(part.shape) for state, part in zip(states, self.inputs)]
+        for i, (carry, shape) in enumerate(zip(self.compiled.carried, program.y_shapes)):
+            y = self.made["y", i] if carry is None else self.made["state", carry]
+            y = y if carry is None else y[1:] if self.forwards else y[:-1]
+            arrays.append(y.reshape(steps, program.rows, *shape))
+        flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
-            self.wanted = [part._requires_grad for part in parts]
             self.read = Reads([root_of(array) for array in self.made.values()])
-            tensors = joined(self, [*parts, *inputs, *self.outer], arrays, flows)
+            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows)
         else:
-            tensors = [Tensor(a) for a in arrays]
-        outputs = iter(tensors)
-        self.outputs = like(program.carry, outputs), like(program.y, outputs)
+            tensors = [Tensor(array) for array in arrays]
+        outputs = iter(tensors)  # not kept here, or run and tensors would hold each other
+        return like(program.carry, outputs), like(program.y, outputs)
+
+    def _outputs(self) -> dict[Key, Any]:
+        """Memory for what is returned: states that are outputs, with the one before the first, and other outputs."""
+        program, shape = self.compiled.program, (self.steps, self.compiled.program.rows)
+        made: dict[Key, Any] = {}
+        for i in self.compiled.shown:
+            made["state", i] = empty((shape[0] + 1, shape[1], program.next[i].width), program.dtype)
+        for i, (value, carry) in enumerate(zip(program.ys, self.compiled.carried)):
+            if carry is None:
+                made["y", i] = empty((*shape, value.width), program.dtype)
+        return made
 
     def __repr__(self) -> str:
         return "scan"
@@ -287,7 +299,7 @@ class _Run:
         self._go(layout, addresses)
         made: list[Any] = []
         for i, shape in enumerate(program.carry_shapes):
-            wanted = i in carries and self.wanted[i]
+            wanted = i in carries and self.inputs[i]._requires_grad
             made.append(Tensor(np.array(carries[i][end]).reshape(rows, *shape)) if wanted else None)
         made += [None if g is None else Tensor(g.reshape(x.shape)) for g, x in zip(xs, leaves(self.x_nest))]
         sums = {i: spot(("sum", i)) for i in program.used_sums}
