@@ -123,6 +123,130 @@ def test_layers_in_both_directions_agree():
     agree(*made)
 
 
+RANDOM = {
+    "zoneout": lambda cell: tg.nn.Zoneout(cell, 0.3),
+    "zoneout, a generator": lambda cell: tg.nn.Zoneout(cell, 0.3, np.random.default_rng(5)),
+    "variational": lambda cell: tg.nn.VariationalDropout(cell, 0.2, 0.4),
+    "weights": lambda cell: tg.nn.WeightDropout(cell, 0.5),
+    "all of them": lambda cell: tg.nn.Zoneout(tg.nn.VariationalDropout(tg.nn.WeightDropout(cell, 0.5), 0.2, 0.4), 0.3),
+    "always": lambda cell: tg.nn.Zoneout(tg.nn.VariationalDropout(cell, 1.0, 0.0), 1.0),
+}
+
+
+class NoisyCell(tg.nn.Cell):
+    """Masks at every step: of the input, of the state, and one used twice; from two generators."""
+
+    def __init__(self, n, h, dtype):
+        self.input_size, self.hidden_size, self.rng = n, h, np.random.default_rng(1)
+        self.linear = tg.nn.Linear(n, h, dtype=dtype)
+
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, self.hidden_size, dtype="float64")
+
+    def step(self, x, state):
+        x = tg.dropout(x, 0.3, self.training)
+        masked = tg.dropout(state, 0.5, self.training, self.rng)
+        new = tg.tanh(self.linear(x) + masked * masked + tg.dropout(state * 0.1, 0.1, self.training))
+        return new + masked, new
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("cell_name", ["lstm", "gru"])
+def test_random_masks_are_those_of_single_steps(cell_name, name, reverse):
+    x = tensor(1, 11, 5, 4)
+    layers = {}
+    for engine in ("fused", "eager"):
+        tg.manual_seed(0)
+        layers[engine] = tg.nn.Recurrent(
+            RANDOM[name](CELLS[cell_name](4, 6, "float64")), reverse=reverse, engine=engine
+        )
+    made = {engine: [] for engine in layers}
+    for engine, layer in layers.items():
+        tg.manual_seed(7)
+        for _ in range(3):  # another sequence has other masks, the same program
+            outputs = layer(x)
+            made[engine] += [*leaves(outputs), *tg.grad(weighted(outputs), [x, *layer.parameters()])]
+        made[engine].append(tg.rand(3))  # both have drawn equally often
+    agree(made["fused"], made["eager"])
+    programs = list(layers["fused"]._known.values())
+    assert len(programs) == 1
+    assert name == "always" or not np.array_equal(
+        made["fused"][0].numpy(), made["fused"][len(made["fused"]) // 3].numpy()
+    )
+
+
+def test_masks_of_a_users_own_cell_and_their_second_derivative():
+    x, made = tensor(1, 9, 3, 4), []
+    for engine in ("fused", "eager"):
+        tg.manual_seed(0)
+        cell = NoisyCell(4, 6, "float64")
+        layer = tg.nn.Recurrent(cell, engine=engine)
+        outputs, _ = layer(x)
+        first = tg.grad(weighted(outputs), [x, *cell.parameters()], create_graph=True)
+        made.append([outputs, *first, *tg.grad(sum((g * g).sum() for g in first), [x, *cell.parameters()])])
+    agree(*made)
+
+
+def test_parameters_that_change_between_runs():
+    x = tensor(1, 9, 3, 4)
+
+    class Scaled(tg.nn.Cell):
+        def __init__(self):
+            self.input_size = self.hidden_size = 4
+            self.scale, self.weight = tg.nn.Parameter(tensor(2, 4).detach()), tg.nn.Parameter(tensor(3, 4, 4).detach())
+
+        def step(self, x, state):
+            new = tg.tanh((x + state * tg.exp(self.scale)) @ (self.weight * self.scale) * self.scale)
+            return new, new
+
+    cell, made = Scaled(), {"fused": [], "eager": []}
+    for engine, found in made.items():
+        layer = tg.nn.Recurrent(cell, engine=engine)
+        for turn in range(3):
+            cell.scale, cell.weight = (
+                tg.nn.Parameter(tensor(turn, 4).detach()),
+                tg.nn.Parameter(tensor(9, 4, 4).detach()),
+            )
+            with tg.no_grad():
+                cell.weight *= 0.5
+            outputs = layer(x)
+            found += [*leaves(outputs), *tg.grad(weighted(outputs), [x, *cell.parameters()])]
+    agree(made["fused"], made["eager"])
+
+
+def test_what_a_tensor_is_made_of_counts_once():
+    """A tensor from outside, what it is made of, and what the step makes of both: each path once."""
+    raw = tensor(2, 4)
+    made = []
+    x = tensor(1, 9, 3, 4)
+    for engine in ("fused", "eager"):
+        derived = tg.exp(raw) * 0.5
+
+        def step(h, x, derived=derived):
+            h = tg.tanh(x + h * derived + raw * tg.sigmoid(derived) + tg.square(raw))
+            return h, h * raw
+
+        outputs = tg.scan(step, tg.zeros(3, 4, dtype="float64"), x, engine=engine)
+        made.append([*leaves(outputs), *tg.grad(weighted(outputs), [x, raw, derived])])
+    agree(*made)
+
+
+def test_hooks_see_gradients_once_and_not_while_compiling():
+    seen = []
+    weight = tensor(2, 4, 4)
+    weight.register_hook(lambda g: seen.append(g.shape))
+
+    def step(h, x):
+        h = tg.tanh(x + h @ weight)
+        return h, h
+
+    ys = tg.scan(step, tg.zeros(3, 4, dtype="float64"), tensor(1, 9, 3, 4), engine="fused")[1]
+    assert not seen
+    ys.sum().backward()
+    assert seen == [(4, 4)]
+
+
 # --- What a step may do ---
 
 W = tensor(5, 4, 4)
@@ -227,7 +351,7 @@ def mixes_rows(h, x):
 
 
 def draws(h, x):
-    return tg.tanh(tg.dropout(h, 0.5) + x), h
+    return tg.tanh(h * tg.rand(3, 4, dtype="float64") + x), h
 
 
 class Counting:
@@ -240,6 +364,13 @@ class Counting:
 
 
 COUNT = tg.zeros(1)
+
+
+def hooked(h, x):
+    h = tg.tanh(h + x)
+    if h.requires_grad:
+        h.register_hook(lambda g: g * 2.0)
+    return h, h
 
 
 def writes(h, x):
@@ -255,6 +386,7 @@ REFUSED = {
     "rows that mix": (lambda: mixes_rows, "mean: it mixes rows.*test_fused.py, line"),
     "random numbers": (lambda: draws, "random"),
     "a number that changes": (Counting, "second step.*test_fused.py, line"),
+    "a hook": (lambda: hooked, "hook.*test_fused.py, line"),
     "a write": (lambda: writes, "in place"),
 }
 

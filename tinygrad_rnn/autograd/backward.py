@@ -106,6 +106,16 @@ def grad(
     return found[0] if isinstance(inputs, Tensor) else tuple(found)
 
 
+def grad_up_to(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor], create_graph: bool
+) -> list[Any]:
+    """`grad` as if the inputs were leaves without hooks: what one is made of is another matter, also where that is
+    among the inputs too. The graph is kept; None for an input that is unused."""
+    wanted: dict[int, Any] = {one.node.order: None for one in inputs if one.node is not None}
+    propagate(_seeds("grad", outputs, grads), True, create_graph, wanted, through=False)
+    return [wanted[one.node.order] if one.node is not None else None for one in inputs]
+
+
 #: How the gradients to start from are given.
 _STARTS = {"backward": "backward(grad)", "grad": "grad(..., grad_outputs=...)"}
 
@@ -138,13 +148,17 @@ def _seeds(name: str, outputs: Sequence[Tensor], grads: Sequence[Any]) -> list[t
 
 
 def propagate(
-    seeds: list[tuple[Node, Tensor]], retain_graph: bool, create_graph: bool, wanted: dict[int, Any] | None
+    seeds: list[tuple[Node, Tensor]],
+    retain_graph: bool,
+    create_graph: bool,
+    wanted: dict[int, Any] | None,
+    through: bool = True,
 ) -> None:
     """Run every node that the seeds reach, newest first.
 
     Gradients are arrays, and elementwise vjps are compiled kernels; under `create_graph` they are tensors, and the
     same vjps run as recorded operations. Where `wanted` is given (by clock number), gradients are left there and
-    nowhere else.
+    nowhere else; they go on from there only if `through`.
     """
     state = thread.state
     watchers, anomaly = state.watchers, state.anomaly
@@ -154,7 +168,7 @@ def propagate(
         if anomaly is not None:
             outer, anomaly.backward = anomaly.backward, True
         try:
-            _propagate(seeds, retain_graph, create_graph, wanted)
+            _propagate(seeds, retain_graph, create_graph, wanted, through)
         except MemoryError as trouble:
             raise out_of_memory("backward", trouble, [node for node, _ in seeds]) from None
         finally:
@@ -164,13 +178,17 @@ def propagate(
 
 
 def _propagate(
-    seeds: list[tuple[Node, Tensor]], retain_graph: bool, create_graph: bool, wanted: dict[int, Any] | None
+    seeds: list[tuple[Node, Tensor]],
+    retain_graph: bool,
+    create_graph: bool,
+    wanted: dict[int, Any] | None,
+    through: bool,
 ) -> None:
     nodes: dict[int, Node] = {}
     totals: dict[int, Any] = {}
     ours: set[int] = set()  # totals that are sums, or made for this alone, so nobody else holds their memory
     heap: list[int] = []
-    leading = _leading([node for node, _ in seeds], wanted) if wanted is not None else None
+    leading = _leading([node for node, _ in seeds], wanted, through) if wanted is not None else None
     anomaly = thread.state.anomaly
 
     def arrive(node: Node, g: Any) -> None:
@@ -210,7 +228,7 @@ def _propagate(
         if type(g) is Pieces:
             g = g.made(node)
             g = g if create_graph or type(g) is list else g._array
-        if node.hooks or node.owner is not None:
+        if (node.hooks or node.owner is not None) and (through or (wanted is not None and order not in wanted)):
             g = _delivered(node, g, order in ours, create_graph, wanted is None)
         if wanted is not None and order in wanted:
             wanted[order] = _own(g) if create_graph else Tensor(np.array(g))
@@ -250,7 +268,7 @@ def _propagate(
             node.saved = None
 
 
-def _leading(seeds: list[Node], wanted: dict[int, Any]) -> dict[int, bool]:
+def _leading(seeds: list[Node], wanted: dict[int, Any], through: bool) -> dict[int, bool]:
     """The clock numbers of all nodes between the seeds and a wanted one; whether what is behind them leads there too.
 
     The rest of the graph is not run: its hooks stay silent, and it may be freed.
@@ -262,12 +280,16 @@ def _leading(seeds: list[Node], wanted: dict[int, Any]) -> dict[int, bool]:
         node = stack.pop()
         if node.order not in every:
             every[node.order] = node
+            if not through and node.order in wanted:
+                continue
             stack.extend(
                 p for p, wants in zip(node.parents, node.wanted) if wants and p is not None and p.order >= oldest
             )
     found: dict[int, bool] = {}
     for order in sorted(every):
-        behind = any(p is not None and p.order in found for p in every[order].parents)
+        behind = (through or order not in wanted) and any(
+            p is not None and p.order in found for p in every[order].parents
+        )
         if behind or order in wanted:
             found[order] = behind
     return found

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.backward import grad
+from ..autograd.backward import grad_up_to
 from ..autograd.nest import leaves, like
 from ..autograd.tape import enable_grad, no_grad, thread
 from ..autograd.tensor import Tensor
 from ..kernels import scalar
-from ..ops.random import Draws
+from ..ops.random import Draws, RandomKey
 from ..program.rows import COSTLY
 from ..program.step import Value
 from .forms import Fixed, Row, Total
@@ -24,6 +24,22 @@ from .trace import NotFused, Trace, Traced
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
+class Source(NamedTuple):
+    """What a step is made of, where that is known.
+
+    Attributes:
+        known: keeps what the step became, for when `key` is the same again; None where nothing is kept.
+        key: all that the step can depend on, but
+        tensors: these, and
+        keys: these of random ops, both by their places.
+    """
+
+    known: dict[Any, Any] | None = None
+    key: Any = None
+    tensors: Sequence[Any] = ()
+    keys: Sequence[RandomKey] = ()
+
+
 class Program:
     """What a step does, for one kind of carry, x and gradient.
 
@@ -32,11 +48,13 @@ class Program:
         carry: the first carry.
         xs: x at one step or several; all must do the same.
         needs: for each part of the carry, whether it wants a gradient; `needs_x` for each part of x.
+        source: what the step is made of.
 
     Attributes:
         low: the values, and what they take from outside.
         flows: for each part of the carry, whether a gradient goes through it; `ys_flow` for each output.
         wants_x: for each x, whether it wants a gradient.
+        draws: for each key that a step draws, from where.
         next, ys: the values of the next carry and of the outputs.
         forward, backward: the plans; the second is None where no gradient is wanted.
         kept: values that the first keeps for the second.
@@ -45,23 +63,30 @@ class Program:
     """
 
     def __init__(
-        self, step: Step, carry: Any, xs: Sequence[Any], needs: Sequence[bool], needs_x: Sequence[bool]
+        self,
+        step: Step,
+        carry: Any,
+        xs: Sequence[Any],
+        needs: Sequence[bool],
+        needs_x: Sequence[bool],
+        source: Source,
     ) -> None:
         parts, inputs = list(leaves(carry)), list(leaves(xs[0]))
         self.rows, self.dtype = _rows([*parts, *inputs])
-        self.low = low = Lowering(self.rows, self.dtype)
         self.carry_shapes = [part.shape[1:] for part in parts]
         differentiable = thread.state.enabled
         draws = Draws()
         try:
             with draws:
                 trace, starts, given, self.carry, self.y = self._traced(step, carry, xs[0], needs_x)
-                if draws.own is not None or draws.given:
-                    raise NotFused("it draws random numbers")
                 for x in xs[1:]:
                     trace.compare(self._traced(step, self.carry, x, needs_x)[0])
         finally:
             draws.take_back()
+        self.draws = [key.source for key in trace.draws.keys]
+        places = {int(key): ("step", i) for i, key in enumerate(trace.draws.keys)}
+        places |= {int(key): ("sequence", i) for i, key in enumerate(source.keys)}
+        self.low = low = Lowering(self.rows, self.dtype, places)
         for i, start in enumerate(starts):
             low.know(start._array, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
         for i, one in enumerate(given):
@@ -79,6 +104,8 @@ class Program:
         if differentiable and (any(self.flows) or any(self.ys_flow)):
             self._reverse(starts, given, after, outputs)
         self.forward = self._forwards()
+        bound = {id(tensor): place for place, tensor in enumerate(source.tensors)}
+        low.bound = {n: bound[id(made)] for n, made in enumerate(low.fixtures) if id(made) in bound}
 
     def _traced(self, step: Step, carry: Any, x: Any, needs_x: Sequence[bool]) -> tuple[Trace, Any, Any, Any, Any]:
         """One step run: what it did, the leaves that it started from, and what it returned."""
@@ -86,7 +113,7 @@ class Program:
         starts = [_start(part._array, differentiable) for part in leaves(carry)]
         given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
         trace = Trace([*starts, *given])
-        with enable_grad() if differentiable else no_grad(), trace:
+        with enable_grad() if differentiable else no_grad(), trace, trace.draws:
             made, y = step(like(carry, iter(starts)), like(x, iter(given)))
         trace.check()
         return trace, starts, given, made, y
@@ -159,7 +186,7 @@ class Program:
         ones = [Tensor(np.ones(tensor.shape, tensor.dtype)) for tensor in tensors]
         trace = Trace()
         with enable_grad(), trace:
-            found = grad(tensors, wanted, ones, create_graph=True, allow_unused=True)
+            found = grad_up_to(tensors, wanted, ones, create_graph=True)
         for one, (_, value) in zip(ones, seeds.values()):
             low.know(one._array, Row(value, one.shape[1:]))
         forward = len(step.values)

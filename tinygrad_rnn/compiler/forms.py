@@ -43,6 +43,18 @@ class Total(NamedTuple):
     number: int
 
 
+class Mask(NamedTuple):
+    """The mask of a random op: 0 with probability p, else 1 / (1 - p).
+
+    `kind` says what `key` is: the number of one among those drawn by a "step", or for the "sequence", or "fixed".
+    """
+
+    kind: str
+    key: int
+    p: float
+    width: int
+
+
 class Recipe(NamedTuple):
     """How a fixed value or a total is made: an operation on others of its kind (or plain arrays), with settings."""
 

@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import settings
-from ..autograd.backward import grad
+from ..autograd.backward import grad, grad_up_to
 from ..autograd.nest import leaves, like
 from ..autograd.replay import joined, redirected
-from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, no_grad, root_of, thread, tick
+from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, root_of, thread, tick
 from ..autograd.tensor import Tensor
 from ..kernels import jit, threads
+from ..kernels.draw import masks
 from ..kernels.machine import HEAD, PLACE
 from ..kernels.memory import Block, empty
-from ..ops.op import Elementwise
+from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
-from .build import Program
-from .forms import Recipe, Total
+from .build import Program, Source
+from .forms import Recipe
 from .layout import SAVED, WORK, Gram, Layout
+from .outside import Fixtures, Totals
 from .plan import Key, Plan
 
 
@@ -36,9 +38,11 @@ class Compiled:
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}
 
-    def __call__(self, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool) -> tuple[Any, Any]:
+    def __call__(
+        self, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, source: Source
+    ) -> tuple[Any, Any]:
         """Run it: (carry, ys)."""
-        return _Run(self, eager, carry, xs, reverse).forward()
+        return _Run(self, eager, carry, xs, reverse, source).forward()
 
     def layout(self, way: str, *key: Any) -> Layout:
         """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""
@@ -59,21 +63,29 @@ class Compiled:
         layout.seal(plan, functions, strides, grams)
         return layout
 
-    def _saved(self, layout: Layout, keep: bool) -> tuple[list[int], list[int]]:
-        """Where the states lie, and what the forward run keeps: alike in both directions."""
+    def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[int], list[int]]:
+        """Where the states lie, and what the forward run keeps: alike in both directions. Random masks are placed."""
         block = SAVED if keep else WORK
         steps, rows = layout.steps, layout.rows
         states = [
             layout.base(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
             for i, value in enumerate(self.program.next)
         ]
+        for i, mask in enumerate(self.program.low.masks):
+            count = steps if mask.kind == "step" else 1
+            address = layout.room(block, count, rows, mask.width)
+            layout.spot(("mask", i), address, count, rows * mask.width)
+            if mask.kind == "step":
+                layout.over_time(("mask", i), address, mask.width, first, forwards)
+            else:
+                layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)
         return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.kept]
 
     def _forward(self, threads: int, steps: int, forwards: bool, keep: bool, strides: _Strides) -> Layout:
         program = self.program
         layout = Layout(steps, program.rows, program.dtype, threads)
-        states, kept = self._saved(layout, keep)
         first, start, after = (0, 0, 1) if forwards else (steps - 1, steps, steps - 1)
+        states, kept = self._saved(layout, keep, first, forwards)
         for i, (address, value) in enumerate(zip(states, program.next)):
             layout.over_time(("carry", i), address, value.width, start, forwards)
             layout.over_time(("next", i), address, value.width, after, forwards)
@@ -95,9 +107,9 @@ class Compiled:
     ) -> Layout:
         program, low = self.program, self.program.low
         layout = Layout(steps, program.rows, program.dtype, threads)
-        states, kept = self._saved(layout, True)
         back = not forwards
         first, start, after = (0, 0, 1) if back else (steps - 1, steps, steps - 1)
+        states, kept = self._saved(layout, True, first, back)
         for i, (value, flow) in enumerate(zip(program.next, program.flows)):
             if flow:
                 address = layout.room(WORK, steps + 1, layout.rows, value.width)
@@ -166,15 +178,15 @@ class _Run:
     """One run: its memory, and how to go back."""
 
     def __init__(
-        self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool
+        self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, source: Source
     ) -> None:
         self.compiled, self.eager, self.forwards = compiled, eager, not reverse
-        self.carry_nest, self.x_nest = carry, xs
+        self.carry_nest, self.x_nest, self.keys = carry, xs, source.keys
         low = compiled.program.low
         self.inputs = [*leaves(carry), *leaves(xs)]
         self.steps = self.inputs[-1].shape[0]
-        self.fixtures = _evaluated(low, [*low.vectors, *low.matrices, *low.per_row], is_grad_enabled())
-        outer = [made for made in low.fixtures if not isinstance(made, Recipe)]
+        self.fixtures = Fixtures(low, source.tensors)
+        outer = [self.fixtures[n] for n, made in enumerate(low.fixtures) if not isinstance(made, Recipe)]
         self.outer = [t for t in outer if t._requires_grad]
         self._take(self.inputs[len(compiled.program.next) :])
 
@@ -193,6 +205,7 @@ class _Run:
             for i in range(len(program.next))
         ]
         start, end = (0, steps) if self.forwards else (steps, 0)
+        self._draw(layout, block)
         for state, part in zip(states, self.inputs):
             state[start] = part._array.reshape(program.rows, -1)
         self._go(layout, addresses)
@@ -244,6 +257,18 @@ class _Run:
             tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))]),
             len(low.vectors),
         )
+
+    def _draw(self, layout: Layout, block: Block) -> None:
+        """Fill the random masks: a key for each at every step, or one for all, as the steps one by one would."""
+        program = self.compiled.program
+        with Draws() as self.draws:
+            drawn = fresh_keys(program.draws, self.steps)
+        for i, mask in enumerate(program.low.masks):
+            if mask.kind == "step":
+                keys = drawn[mask.key] if self.forwards else drawn[mask.key][::-1]
+            else:
+                keys = np.array([self.keys[mask.key] if mask.kind == "sequence" else mask.key])
+            masks(np.ascontiguousarray(keys, np.uint64), mask.p, block.array(*layout.spots["mask", i], program.dtype))
 
     def _addresses(self) -> dict[Key, int]:
         found = {key: array.ctypes.data for key, array in self.given.items()}
@@ -304,7 +329,7 @@ class _Run:
         made += [None if g is None else Tensor(g.reshape(x.shape)) for g, x in zip(xs, leaves(self.x_nest))]
         sums = {i: spot(("sum", i)) for i in program.used_sums}
         sums = {i: t.sum(0, dtype=np.float64) if rows > 1 else np.array(t[0]) for i, t in sums.items()}
-        totals = _Totals(low, sums, found)
+        totals = Totals(self.fixtures, sums, found)
         boundary = {n: totals.of(total) for n, total in program.of_fixtures.items()}
         return made + self._to_outer(boundary)
 
@@ -324,7 +349,7 @@ class _Run:
                 direct[id(fixture)] = g if known is None else known + g
         found: list[Any] = [direct.get(id(t)) for t in self.outer]
         if seeds:
-            more = grad([t for t, _ in seeds], self.outer, [g for _, g in seeds], allow_unused=True, retain_graph=True)
+            more = grad_up_to([t for t, _ in seeds], self.outer, [g for _, g in seeds], create_graph=False)
             for i, g in enumerate(more):
                 if g is not None:
                     found[i] = g._array if found[i] is None else found[i] + g._array
@@ -341,7 +366,7 @@ class _Run:
         carry, xs = like(self.carry_nest, given), like(self.x_nest, given)
         watchers, state.watchers = state.watchers, ()
         try:
-            with enable_grad():
+            with enable_grad(), self.draws.repeated():
                 made = self.eager(carry, xs)
         finally:
             state.watchers = watchers
@@ -366,63 +391,6 @@ class _Run:
         wanted = [start for start in starts if start._requires_grad]
         found = iter(grad([y for y, _ in chosen], wanted, [g for _, g in chosen], create_graph=True, allow_unused=True))
         return [next(found) if start._requires_grad else None for start in starts]
-
-
-class _Totals:
-    """Sums over rows and steps, and what is made of them."""
-
-    def __init__(self, low: Any, sums: dict[int, Any], grams: dict[int, Any]) -> None:
-        self.low, self.sums, self.grams = low, sums, grams
-        self._known: dict[int, Any] = {}
-
-    def of(self, total: Any) -> Any:
-        """The array of a total, or of a fixture."""
-        if not isinstance(total, Total):
-            return self.low.tensors[total.number]._array
-        found = self._known.get(total.number)
-        if found is None:
-            found = self._known[total.number] = self._made(self.low.totals[total.number])
-        return found
-
-    def _made(self, made: Any) -> Any:
-        if not isinstance(made, Recipe):
-            return (self.sums if made[0] == "sum" else self.grams)[made[1]]
-        operands: list[Any] = [None if o is None else self.of(o) for o in made.operands]
-        if made.op == "reshape":
-            return operands[0].reshape(made.settings["shape"]).copy()  # two gradients may be the same sum
-        if made.op == "add":
-            return operands[0] + operands[1]
-        if made.op == "sum":
-            return operands[0].sum(made.settings["axis"])
-        with no_grad():
-            return _replayed(
-                made, [None if a is None else Tensor(np.asarray(a, self.low.dtype)) for a in operands]
-            )._array
-
-
-def _evaluated(low: Any, numbers: Sequence[int], record: bool) -> dict[int, Any]:
-    """The fixtures, as they are now."""
-    found: dict[int, Any] = {}
-
-    def value(n: int) -> Any:
-        if n not in found:
-            made = low.fixtures[n]
-            if isinstance(made, Recipe):
-                made = _replayed(made, [None if o is None else value(o.number) for o in made.operands])
-            found[n] = made
-        return found[n]
-
-    with enable_grad() if record else no_grad():
-        for n in numbers:
-            value(n)
-    return found
-
-
-def _replayed(recipe: Recipe, operands: list[Any]) -> Any:
-    """A recipe on tensors."""
-    if isinstance(recipe.op, Elementwise):
-        return recipe.op.call(*[recipe.settings.get(name, x) for name, x in zip(recipe.op.inputs, operands)])
-    return recipe.op.call(operands, dict(recipe.settings))
 
 
 def _flat(array: Any, steps: int, rows: int) -> Any:

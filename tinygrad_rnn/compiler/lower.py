@@ -7,7 +7,7 @@ not mix is derived here, operation by operation: axis 0 of a row value is the ba
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..autograd.tensor import Tensor
 from ..ops.op import Elementwise
 from ..program.step import Step, Value
-from .forms import Fixed, Recipe, Row, Tall, Total, Turned
+from .forms import Fixed, Mask, Recipe, Row, Tall, Total, Turned
 from .rules import RULES
 from .trace import NotFused, Traced
 
@@ -27,11 +27,13 @@ class Lowering:
         step: the values over rows.
         fixtures: tensors from outside, or recipes.
         vectors, matrices, per_row: for each of those that the program uses, its number among the fixtures.
+        bound: for fixtures that are tensors of what the step is made of, the place there.
+        masks: of random ops, each an input ("mask", i) of the step.
         sums, grams: values summed over all rows, and pairs of values whose products are.
         totals: ("sum", i), ("gram", i), or recipes.
     """
 
-    def __init__(self, rows: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, rows: int, dtype: np.dtype[Any], keys: Mapping[int, tuple[str, int]]) -> None:
         self.rows, self.dtype = rows, dtype
         self.step = Step()
         self.fixtures: list[Any] = []
@@ -39,10 +41,13 @@ class Lowering:
         self.vectors: list[int] = []
         self.matrices: list[int] = []
         self.per_row: list[int] = []
+        self.bound: dict[int, int] = {}
+        self.masks: list[Mask] = []
         self.sums: list[Value] = []
         self.grams: list[tuple[Value, Value]] = []
         self.totals: list[Any] = []
         self.known: dict[int, Any] = {}
+        self._keys = keys
         self._numbers: dict[float, Fixed] = {}
         self._kept: list[Any] = []  # arrays, as long as `known` goes by their identity
 
@@ -71,7 +76,8 @@ class Lowering:
         """Lower every operation."""
         for one in trace:
             operands = [None if x is None else self.of(x) for x in one.inputs]
-            if all(x is None or isinstance(x, Fixed) for x in operands):
+            drawn = self._keys.get(one.settings["key"]) if one.op.name == "dropped" else None
+            if drawn is None and all(x is None or isinstance(x, Fixed) for x in operands):
                 made: Any = self.fixed(
                     Recipe(one.op, tuple(operands), one.settings),
                     Tensor(one.made, one.node, one.node.wanted != () and True in one.node.wanted),
@@ -186,6 +192,13 @@ class Lowering:
         if isinstance(made, Recipe):
             return all(operand is None or self.constant(operand) for operand in made.operands)
         return made.node is None or (made.node.op is None and made._array.ndim == 0 and not made._requires_grad)
+
+    def mask(self, key: int, p: float, width: int) -> Value:
+        """What `dropped` multiplies by."""
+        mask = Mask(*self._keys.get(key, ("fixed", key)), p, width)
+        if mask not in self.masks:
+            self.masks.append(mask)
+        return self.step.input(("mask", self.masks.index(mask)), width)
 
     def full(self, row: Row) -> Value:
         """The value with all numbers of a row."""

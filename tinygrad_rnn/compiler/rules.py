@@ -78,6 +78,15 @@ def _astype(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     return x
 
 
+@_rule("dropped")
+def _dropped(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    value = low.beside(operands[0], one.inputs[0], one.made.shape)
+    mask = low.mask(one.settings["key"], one.settings["p"], math.prod(one.made.shape[1:]))
+    zero, step = low.step.constant(0.0), low.step
+    kept = step.map(scalar.greater, mask, zero)
+    return Row(step.map(scalar.where, kept, step.map(scalar.multiply, value, mask), zero), one.made.shape[1:])
+
+
 def _span(key: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     """Where in a flat row of this shape an index takes numbers: offset and count."""
     parts = list(key) if isinstance(key, tuple) else [key]

@@ -18,7 +18,7 @@ from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
-from .build import Program
+from .build import Program, Source
 from .fused import Compiled
 from .trace import NotFused
 
@@ -129,13 +129,9 @@ def unrolled(
     first: int = 0,
     checkpoint: str | int | None = None,
     engine: str = "auto",
-    known: dict[Any, Any] | None = None,
-    key: Any = None,
+    source: Source | None = None,
 ) -> tuple[Any, Any]:
-    """`scan` for what knows its place in a net.
-
-    `first` is the number of the first step. Where the step is the same whenever `key` is, `known` keeps what it became.
-    """
+    """`scan` for what knows its place in a net, and what its step is made of; `first` numbers the first step."""
     steps, every = _length(xs), pieces_of(checkpoint, _length(xs))
     kept = _Kept(carry)
     name = _chosen.name if engine == "auto" else engine
@@ -147,7 +143,7 @@ def unrolled(
         try:
             if every is not None:
                 raise NotFused("checkpoint runs pieces of the loop again")
-            return fused(checked, carry, xs, place, first, known, key)
+            return fused(checked, carry, xs, place, first, source or Source())
         except NotFused as trouble:
             if name == "fused":
                 raise FusionError(
@@ -212,9 +208,7 @@ def trial() -> Iterator[None]:
         draws.take_back()
 
 
-def fused(
-    step: Step, carry: Any, xs: Any, place: Place, first: int, known: dict[Any, Any] | None, key: Any
-) -> tuple[Any, Any]:
+def fused(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> tuple[Any, Any]:
     """The whole sequence as compiled kernels.
 
     Raises:
@@ -233,24 +227,24 @@ def fused(
         tuple([(x.shape[1:], x.dtype.char) for x in leaves(xs)]),
         tuple([(p.shape, p.dtype.char) for p in leaves(carry)]),
     )
-    name = key, kind, needs, needs_x, state.enabled, place.reverse
-    compiled = known.get(name) if known is not None else None
+    name = source.key, kind, needs, needs_x, state.enabled, place.reverse
+    compiled = source.known.get(name) if source.known is not None else None
     if compiled is None:
         order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
         with at(Place(place.cell, place.layer, place.reverse, first + order[0])):
             compiled = Compiled(
-                Program(step, carry, [map_nest(lambda x, t=t: x[t], xs) for t in order], needs, needs_x)
+                Program(step, carry, [map_nest(lambda x, t=t: x[t], xs) for t in order], needs, needs_x, source)
             )
-        if known is not None:
-            if len(known) > 32:
-                known.clear()
-            known[name] = compiled
+        if source.known is not None:
+            if len(source.known) > 32:
+                source.known.clear()
+            source.known[name] = compiled
 
     def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
         return unrolled(step, carry, xs, place, first=first, engine="eager")
 
     with at(place):
-        return compiled(eagerly, carry, xs, place.reverse)
+        return compiled(eagerly, carry, xs, place.reverse, source)
 
 
 def _length(xs: Any) -> int:

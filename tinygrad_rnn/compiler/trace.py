@@ -11,6 +11,7 @@ import numpy as np
 
 from ..autograd.tape import Node, Watcher, writes
 from ..ops.op import Op
+from ..ops.random import Draws
 
 _LIBRARY = str(Path(__file__).parent.parent)
 
@@ -49,6 +50,7 @@ class Trace(Watcher):
         self.done: list[Traced] = []
         self.names: dict[int, tuple[str, int]] = {id(x._array): ("start", i) for i, x in enumerate(starts)}
         self.latest = writes.latest
+        self.draws = Draws()
         self.trouble: NotFused | None = None
 
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
@@ -66,15 +68,28 @@ class Trace(Watcher):
             raise self.trouble
         if writes.latest != self.latest:
             raise NotFused("the step writes to a tensor in place")
+        for one in self.done:
+            if one.node.hooks or one.node.owner is not None:
+                raise NotFused("a hook, or retain_grad, waits for a gradient inside the step", one.where)
+        if self.draws.count != len(self.draws.keys):
+            raise NotFused("the step draws random numbers that no kernel draws")
 
     def compare(self, other: Trace) -> None:
         """Raise NotFused where another step did something else."""
         for one, two in zip(self.done, other.done):
-            alike = one.op is two.op and len(one.inputs) == len(two.inputs) and _equal(one.settings, two.settings)
+            alike = one.op is two.op and len(one.inputs) == len(two.inputs)
+            alike = alike and _equal(self._settings(one), other._settings(two))
             if not alike or not all(map(self._named_alike, one.inputs, two.inputs, [other] * len(one.inputs))):
                 raise NotFused(f"{two.op.name}: the second step does something else than the first", two.where)
-        if len(self.done) != len(other.done):
+        sources = [key.source for key in self.draws.keys], [key.source for key in other.draws.keys]
+        if len(self.done) != len(other.done) or list(map(id, sources[0])) != list(map(id, sources[1])):
             raise NotFused("the second step does something else than the first")
+
+    def _settings(self, one: Traced) -> dict[str, Any]:
+        """An operation's settings, with a key that this step drew as the number of the draw."""
+        key = one.settings.get("key")
+        drawn = [i for i, own in enumerate(self.draws.keys) if own is key]
+        return one.settings | {"key": ("drawn", drawn[0])} if drawn else one.settings
 
     def _named_alike(self, x: Any, y: Any, other: Trace) -> bool:
         if x is None or y is None:

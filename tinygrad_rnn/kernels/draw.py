@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .jit import loop
+
 
 def uniform(key: int, count: int, start: int = 0) -> Any:
     """`count` float64 numbers in [0, 1), those of counters start, start + 1, ...
@@ -24,3 +26,26 @@ def _mixed(z: Any) -> Any:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+def _masks_twin(keys: Any, p: float, out: Any) -> None:
+    for key, row in zip(keys, out):
+        row[...] = np.where(uniform(int(key), row.size) >= p, 1.0 / (1.0 - p) if p < 1.0 else 1.0, 0.0)
+
+
+@loop("void(u8[::1],f8,F[:,::1])", twin=_masks_twin)
+def masks(keys: Any, p: float, out: Any) -> None:
+    """out[i, j] = 1 / (1 - p) where the number j of `uniform(keys[i])` is at least p, else 0."""
+    kept = out.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 1.0)
+    nothing = out.dtype.type(0.0)
+    for i in range(out.shape[0]):
+        offset = keys[i]
+        offset = (offset ^ (offset >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        offset = (offset ^ (offset >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        offset = offset ^ (offset >> np.uint64(31))
+        for j in range(out.shape[1]):
+            z = np.uint64(j) * np.uint64(0x9E3779B97F4A7C15) + offset
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+            out[i, j] = kept if float(z >> np.uint64(11)) * 2.0**-53 >= p else nothing

@@ -15,6 +15,7 @@ from ..autograd.tape import Node, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, DtypeError, GraphError, ShapeError
 from ..ops.contract import linear
+from ..ops.random import RandomKey
 from . import init
 from .module import Module, Parameter
 
@@ -132,21 +133,55 @@ def begun(module: Any) -> Any:
     return made
 
 
-_PLAIN_NESTS = (tuple, list, dict)
+def fingerprint(module: Any) -> tuple[Any, list[Tensor]]:
+    """What a step can depend on: every attribute of a module and those inside; and their tensors, each once.
 
+    A tensor counts by its place, shape, dtype and whether it requires a gradient, and so does a key by its place:
+    another there changes nothing in what the step does.
+    """
+    tensors: list[Tensor] = []
+    places: dict[int, int] = {}
 
-def fingerprint(module: Any) -> tuple[Any, ...]:
-    """What a step can depend on: every attribute of a module and those inside, tensors by what they are."""
-    found: list[Any] = [id(module)]
-    for name, value in vars(module).items():
+    def of(value: Any) -> Any:
+        kind = type(value)
+        if kind in (bool, int, float, str) or value is None:
+            return kind, value
         if isinstance(value, Tensor):
-            found.append((name, id(value), value._array.dtype.char, value._array.shape, value._requires_grad))
-        elif isinstance(value, Module):
-            found.append((name, fingerprint(value)))
-        else:
-            plain = isinstance(value, (bool, int, float, str))
-            found.append((name, value if plain else repr(value) if type(value) in _PLAIN_NESTS else id(value)))
-    return tuple(found)
+            if id(value) not in places:
+                places[id(value)] = len(places)
+                tensors.append(value)
+            return places[id(value)], value._array.dtype.char, value._array.shape, value._requires_grad
+        if isinstance(value, RandomKey):
+            return RandomKey
+        if isinstance(value, Module):
+            if id(value) in places:
+                return kind, places[id(value)]
+            places[id(value)] = len(places)
+            return kind, tuple([(name, of(part)) for name, part in vars(value).items()])
+        if isinstance(value, (tuple, list)):
+            return kind, tuple([of(part) for part in value])
+        if isinstance(value, dict):
+            return kind, tuple([(of(name), of(part)) for name, part in value.items()])
+        if isinstance(value, np.ndarray):
+            return value.dtype.char, value.shape, value.tobytes()
+        return _Same(value)
+
+    return of(module), tensors
+
+
+class _Same:
+    """Any object, equal to itself only; kept, so that no other can take its place in memory."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def seeing(module: Any, change: Callable[[Any], Any]) -> Any:

@@ -10,9 +10,10 @@ import numpy as np
 from ..autograd.nest import map_nest
 from ..autograd.tape import Place
 from ..autograd.tensor import Tensor, as_tensor
+from ..compiler.build import Source
 from ..compiler.run import at, checked_engine, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
-from ..ops.random import dropout
+from ..ops.random import Draws, dropout
 from ..ops.shape import concat, permute_dims
 from .cell import Cell, attached, check_switches, fingerprint
 from .lengths import checked_lengths, over_live_rows
@@ -154,7 +155,8 @@ class Recurrent(OverTime):
         return Place(self.cell.title, self.layer, self.reverse)
 
     def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
-        cell, place = self.cell.for_sequence(), self.place
+        with Draws() as draws:
+            cell, place = self.cell.for_sequence(), self.place
 
         def step(state: Any, x: Any) -> tuple[Any, Any]:
             output, new = cell.checked_step(x, state)
@@ -163,10 +165,11 @@ class Recurrent(OverTime):
         def over(x: Any, state: Any, first: int) -> tuple[Any, Any]:
             state, outputs = unrolled(
                 step, state, x, place, first=first, checkpoint=self.checkpoint, engine=self.engine,
-                known=self._known if cell is self.cell else None, key=fingerprint(cell),
+                source=Source(self._known, key, tensors, draws.keys),
             )  # fmt: skip
             return outputs, state
 
+        key, tensors = fingerprint(cell)
         with at(place):
             cell.check_features(x)
             state = cell.fitted(state, x.shape[1])

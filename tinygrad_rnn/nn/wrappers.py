@@ -13,7 +13,7 @@ from ..autograd.tensor import tensor
 from ..compiler.run import trial
 from ..errors import ArgumentError, ShapeError
 from ..ops.elementwise import where
-from ..ops.random import dropout, dropped, generator
+from ..ops.random import dropout, dropped, fresh_key
 from .cell import Cell, seeing
 from .module import Parameter
 
@@ -130,8 +130,7 @@ class VariationalDropout(Wrapper):
         made: Any = copy.copy(self)
         made.cell, made._calls_seen = self.cell.for_sequence(), None
         # A number is a function of key and place, so a key is a mask: rows that end early leave the others' alone.
-        first, second = (int(key) for key in generator(self.rng).integers(2**63, size=2)) if self.training else (0, 0)
-        made._keys = first, second
+        made._keys = (fresh_key(self.rng), fresh_key(self.rng)) if self.training else (0, 0)
         cell: Cell = made
         return cell
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,22 +38,60 @@ def generator(rng: np.random.Generator | None = None) -> np.random.Generator:
     return found
 
 
+class RandomKey(int):
+    """What a random op's numbers are a function of, and whose draw it was: the `source` is an argument `rng`."""
+
+    source: np.random.Generator | None
+
+    def __repr__(self) -> str:
+        return "key"
+
+
+def fresh_key(rng: np.random.Generator | None = None) -> RandomKey:
+    """A key for one call of a random op, drawn from the generator given, or the library's own."""
+    key = RandomKey(generator(rng).integers(2**63))
+    key.source = rng
+    for draws in getattr(_thread, "draws", ()):
+        draws.keys.append(key)
+    return key
+
+
+def fresh_keys(sources: Sequence[np.random.Generator | None], count: int) -> list[np.ndarray[Any, Any]]:
+    """For each source `count` keys, as `fresh_key` gives them to all of these in turn, so often."""
+    found: list[Any] = [None] * len(sources)
+    for source in {id(source): source for source in sources}.values():
+        here = [i for i, other in enumerate(sources) if other is source]
+        drawn = generator(source).integers(2**63, size=(count, len(here)))
+        for i, keys in zip(here, drawn.T):
+            found[i] = keys
+    return found
+
+
 class Draws:
-    """Remembers how the generators used inside a `with` block stood before, so that the same numbers come again."""
+    """Remembers how the generators used inside a `with` block stood before, so that the same numbers come again.
+
+    Attributes:
+        keys: those drawn inside.
+        count: how often a generator was used.
+    """
 
     def __init__(self) -> None:
         self.own: np.random.Generator | None = None
         self.given: dict[int, tuple[np.random.Generator, Any]] = {}
+        self.keys: list[RandomKey] = []
+        self.count = 0
 
     def note(self, rng: np.random.Generator | None, found: np.random.Generator) -> None:
         """A generator is about to be used: `found`, for the argument `rng`."""
+        self.count += 1
         if rng is not None:
             self.given.setdefault(id(rng), (rng, rng.bit_generator.state))
         elif self.own is None:
             self.own = copy.deepcopy(found)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Draws:
         _thread.draws = (*getattr(_thread, "draws", ()), self)
+        return self
 
     def __exit__(self, *trouble: object) -> None:
         _thread.draws = tuple(draws for draws in _thread.draws if draws is not self)
@@ -121,7 +159,7 @@ def dropout(x: Array, p: float = 0.5, training: bool = True, rng: np.random.Gene
         raise ArgumentError("dropout: not a probability", expected="0 <= p <= 1", got=p)
     if not training or p == 0.0:
         return x
-    return dropped(x, p, int(generator(rng).integers(2**63)))
+    return dropped(x, p, fresh_key(rng))
 
 
 @composite(
