@@ -139,34 +139,41 @@ def fingerprint(module: Any) -> tuple[Any, list[Tensor]]:
     A tensor counts by its place, shape, dtype and whether it requires a gradient, and so does a key by its place:
     another there changes nothing in what the step does.
     """
-    tensors: list[Tensor] = []
-    places: dict[int, int] = {}
+    found = _Found()
+    return found.described(module), found.tensors
 
-    def of(value: Any) -> Any:
-        kind = type(value)
+
+class _Found:
+    """The tensors met so far, and in which place each object was met first."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.places: dict[int, int] = {}
+
+    def described(self, value: Any) -> Any:
+        """A value as one that can be compared."""
+        kind, place = type(value), self.places.get(id(value))
         if kind in (bool, int, float, str) or value is None:
             return kind, value
         if isinstance(value, Tensor):
-            if id(value) not in places:
-                places[id(value)] = len(places)
-                tensors.append(value)
-            return places[id(value)], value._array.dtype.char, value._array.shape, value._requires_grad
+            if place is None:
+                place = self.places[id(value)] = len(self.places)
+                self.tensors.append(value)
+            return place, value._array.dtype.char, value._array.shape, value._requires_grad
         if isinstance(value, RandomKey):
             return RandomKey
         if isinstance(value, Module):
-            if id(value) in places:
-                return kind, places[id(value)]
-            places[id(value)] = len(places)
-            return kind, tuple([(name, of(part)) for name, part in vars(value).items()])
+            if place is not None:
+                return kind, place
+            self.places[id(value)] = len(self.places)
+            return kind, tuple([(name, self.described(part)) for name, part in vars(value).items()])
         if isinstance(value, (tuple, list)):
-            return kind, tuple([of(part) for part in value])
+            return kind, tuple([self.described(part) for part in value])
         if isinstance(value, dict):
-            return kind, tuple([(of(name), of(part)) for name, part in value.items()])
+            return kind, tuple([(self.described(name), self.described(part)) for name, part in value.items()])
         if isinstance(value, np.ndarray):
             return value.dtype.char, value.shape, value.tobytes()
         return _Same(value)
-
-    return of(module), tensors
 
 
 class _Same:
