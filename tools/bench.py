@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_cells
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -187,7 +188,29 @@ def layers(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return [*rows, {"what": "geometric mean", "unit": "1", "times as fast": statistics.median(means)}]
 
 
-PARTS = {"tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers}
+def cells(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """Cells that a user wrote, beside jit of `jax.lax.scan` and beside a loop in PyTorch."""
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, list[float]] = {"jax": [], "torch": []}
+    for name in bench_cells.CELLS:
+        for batch, steps, size in SHAPES[:3]:
+            sides = bench_cells.contestants(name, batch, steps, size, torch)
+            gradients = {side: turn() for side, turn in sides.items()}
+            for side in ratios if not bench_cells.CELLS[name].masks else ():
+                for a, b in zip(gradients["ours"], gradients[side]):
+                    assert abs(a - b).max() <= 1e-3 * abs(b).max(), f"{name}: another gradient than {side}'s"
+            times = interleaved(sides, rounds)
+            rows.append(row(f"{name} (B {batch}, T {steps}, H {size})", "ms", 1e3, times))
+            for other, found in ratios.items():
+                found.append(statistics.median([b / a for a, b in zip(times["ours"], times[other])]))
+                rows[-1][f"times as fast as {other}"] = found[-1]
+    means = {f"times as fast as {other}": statistics.geometric_mean(found) for other, found in ratios.items()}
+    return [*rows, {"what": "geometric mean", "unit": "1", **means}]
+
+
+PARTS = {
+    "tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers, "cells": cells,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
