@@ -97,6 +97,33 @@ def test_lengths_agree(name):
         )
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [[3, 9, 0, 7, 9, 1], [9] * 6, [0, 0, 0, 0, 0, 4], [1, 2, 3, 4, 5, 6], [5, 5, 5, 2, 2, 2]]
+)
+def test_any_lengths_are_one_run(lengths, reverse):
+    """Values, gradients to first and second order; padding is never read; other lengths trace nothing."""
+    tg.manual_seed(0)
+    cell, made = tg.nn.Zoneout(CELLS["lstm"](4, 6, "float64"), 0.3), {}
+    state = map_nest(lambda part: tensor(2, *part.shape), cell.initial_state(6))
+    for engine in ("fused", "eager"):
+        layer = tg.nn.Recurrent(cell, reverse=reverse, engine=engine)
+        tg.manual_seed(3)
+        made[engine] = found = []
+        for those in ([2, 2, 9, 1, 0, 8], lengths):
+            padded = np.array(those) <= np.arange(9)[:, None]
+            x = tensor(1, 9, 6, 4).numpy().copy()
+            x[padded] = np.nan
+            x = tg.tensor(x, requires_grad=True)
+            outputs, given = layer(x, state, lengths=those), [x, *leaves(state), *cell.parameters()]
+            assert np.all(outputs[0].numpy()[padded] == 0)
+            first = tg.grad(weighted(outputs), given, create_graph=True)
+            assert np.all(first[0].numpy()[padded] == 0)
+            found += [*leaves(outputs), *first, *tg.grad(sum((g * g).sum() for g in first), given)]
+        assert engine == "eager" or len(layer._known) == 1
+    agree(made["fused"], made["eager"])
+
+
 @pytest.mark.parametrize("name", ["lstm", "minimal", "layer norm"])
 def test_second_derivatives_agree(name):
     tg.manual_seed(0)

@@ -113,7 +113,8 @@ class Program:
         starts = [_start(part._array, differentiable) for part in leaves(carry)]
         given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
         trace = Trace([*starts, *given])
-        with enable_grad() if differentiable else no_grad(), trace, trace.draws:
+        quiet = np.errstate(all="ignore")  # padding may be anything
+        with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
             made, y = step(like(carry, iter(starts)), like(x, iter(given)))
         trace.check()
         return trace, starts, given, made, y

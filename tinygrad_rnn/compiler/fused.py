@@ -21,9 +21,10 @@ from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
 from .build import Program, Source
 from .forms import Recipe
-from .layout import SAVED, WORK, Gram, Layout
+from .layout import LIVE, SAVED, WORK, Gram, Layout
 from .outside import Fixtures, Totals
 from .plan import Key, Plan
+from .ragged import Ragged
 
 
 class Compiled:
@@ -39,10 +40,16 @@ class Compiled:
         self._layouts: dict[Any, Layout] = {}
 
     def __call__(
-        self, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, source: Source
+        self,
+        eager: Callable[[Any, Any], Any],
+        carry: Any,
+        xs: Any,
+        reverse: bool,
+        source: Source,
+        ragged: Ragged | None,
     ) -> tuple[Any, Any]:
         """Run it: (carry, ys)."""
-        return _Run(self, eager, carry, xs, reverse, source).forward()
+        return _Run(self, eager, carry, xs, reverse, source, ragged).forward()
 
     def layout(self, way: str, *key: Any) -> Layout:
         """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""
@@ -81,9 +88,9 @@ class Compiled:
                 layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)
         return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.kept]
 
-    def _forward(self, threads: int, steps: int, forwards: bool, keep: bool, strides: _Strides) -> Layout:
+    def _forward(self, threads: int, steps: int, ragged: bool, forwards: bool, keep: bool, strides: _Strides) -> Layout:
         program = self.program
-        layout = Layout(steps, program.rows, program.dtype, threads)
+        layout = Layout(steps, program.rows, program.dtype, threads, ragged)
         first, start, after = (0, 0, 1) if forwards else (steps - 1, steps, steps - 1)
         states, kept = self._saved(layout, keep, first, forwards)
         for i, (address, value) in enumerate(zip(states, program.next)):
@@ -103,10 +110,11 @@ class Compiled:
         return self._sealed(layout, program.forward, strides.matrices)
 
     def _backward(
-        self, threads: int, steps: int, forwards: bool, strides: _Strides, arrived: tuple[tuple[int, int] | None, ...]
-    ) -> Layout:
+        self, threads: int, steps: int, ragged: bool, forwards: bool, strides: _Strides,
+        arrived: tuple[tuple[int, int] | None, ...],
+    ) -> Layout:  # fmt: skip
         program, low = self.program, self.program.low
-        layout = Layout(steps, program.rows, program.dtype, threads)
+        layout = Layout(steps, program.rows, program.dtype, threads, ragged)
         back = not forwards
         first, start, after = (0, 0, 1) if back else (steps - 1, steps, steps - 1)
         states, kept = self._saved(layout, True, first, back)
@@ -178,13 +186,20 @@ class _Run:
     """One run: its memory, and how to go back."""
 
     def __init__(
-        self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, source: Source
-    ) -> None:
+        self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, source: Source,
+        ragged: Ragged | None,
+    ) -> None:  # fmt: skip
         self.compiled, self.eager, self.forwards = compiled, eager, not reverse
         self.carry_nest, self.x_nest, self.keys = carry, xs, source.keys
         low = compiled.program.low
         self.inputs = [*leaves(carry), *leaves(xs)]
-        self.steps = self.inputs[-1].shape[0]
+        self.ragged = ragged
+        self.steps = self.inputs[-1].shape[0] if ragged is None else ragged.longest
+        # Of each row, the place in time of the state that it starts from, and of its last.
+        ends: Any = self.steps if ragged is None else (ragged.lengths, np.arange(len(ragged.lengths)))
+        self.start: Any
+        self.end: Any
+        self.start, self.end = (0, ends) if self.forwards else (ends, 0)
         self.fixtures = Fixtures(low, source.tensors)
         outer = [self.fixtures[n] for n, made in enumerate(low.fixtures) if not isinstance(made, Recipe)]
         self.outer = [t for t in outer if t._requires_grad]
@@ -194,26 +209,28 @@ class _Run:
         """Run all steps: (carry, ys), which lead back here."""
         program, steps, shown = self.compiled.program, self.steps, self.compiled.shown
         keep = is_grad_enabled() and program.backward is not None
-        layout = self.compiled.layout("forward", steps, self.forwards, keep, self.strides)
+        layout = self.compiled.layout("forward", steps, self.ragged is not None, self.forwards, keep, self.strides)
         self.saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
-        addresses = self._addresses()
-        work = self._work(layout, addresses)
+        self.addresses = {key: array.ctypes.data for key, array in (self.given | self.made).items()}
+        if self.saved is not None:
+            self.addresses[SAVED] = self.saved.address
+        work = Block(layout.sizes.get(WORK, 0))
         block = self.saved or work
         states = [
             self.made["state", i] if i in shown else block.array(*layout.spots["carry", i], program.dtype)
             for i in range(len(program.next))
         ]
-        start, end = (0, steps) if self.forwards else (steps, 0)
         self._draw(layout, block)
         for state, part in zip(states, self.inputs):
-            state[start] = part._array.reshape(program.rows, -1)
-        self._go(layout, addresses)
-        arrays = [np.array(state[end]).reshape(part.shape) for state, part in zip(states, self.inputs)]
+            state[self.start] = self._sorted(part._array.reshape(program.rows, -1), 0)
+        self._go(layout, work, {}, self.forwards)
+        arrays = [self._unsorted(state[self.end], part.shape) for state, part in zip(states, self.inputs)]
         for i, (carry, shape) in enumerate(zip(self.compiled.carried, program.y_shapes)):
             y = self.made["y", i] if carry is None else self.made["state", carry]
             y = y if carry is None else y[1:] if self.forwards else y[:-1]
-            arrays.append(y.reshape(steps, program.rows, *shape))
+            y = y if self.ragged is None else self.ragged.whole(y)
+            arrays.append(y.reshape(len(y), program.rows, *shape))
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
             self.read = Reads([root_of(array) for array in self.made.values()])
@@ -222,6 +239,18 @@ class _Run:
             tensors = [Tensor(array) for array in arrays]
         outputs = iter(tensors)  # not kept here, or run and tensors would hold each other
         return like(program.carry, outputs), like(program.y, outputs)
+
+    def _sorted(self, array: Any, axis: int) -> Any:
+        """An array's rows in the order in which they run."""
+        return array if self.ragged is None else self.ragged.sorted(array, axis)
+
+    def _unsorted(self, rows: Any, shape: tuple[int, ...]) -> Any:
+        """Rows in the order in which they were given, in memory of their own."""
+        return np.array(rows if self.ragged is None else rows[self.ragged.back]).reshape(shape)
+
+    def _over_time(self, array: Any) -> Any:
+        """An array (T, B, ...) as (steps, B, n), in the order in which its rows run."""
+        return _flat(self._sorted(array[: self.steps], 1), self.steps, self.compiled.program.rows)
 
     def _outputs(self) -> dict[Key, Any]:
         """Memory for what is returned: states that are outputs, with the one before the first, and other outputs."""
@@ -239,10 +268,10 @@ class _Run:
 
     def _take(self, inputs: Sequence[Tensor]) -> None:
         """The arrays that come from outside, by their names, and their strides."""
-        low, rows, steps = self.compiled.program.low, self.compiled.program.rows, self.steps
+        low, rows = self.compiled.program.low, self.compiled.program.rows
         self.given: dict[Key, Any] = {}
         for i, x in enumerate(inputs):
-            self.given["x", i] = _flat(x._array, steps, rows)
+            self.given["x", i] = self._over_time(x._array)
         for i, n in enumerate(low.matrices):
             matrix = self.fixtures[n]._array
             along = matrix.itemsize in matrix.strides  # kernels read along a row or a column
@@ -250,7 +279,7 @@ class _Run:
         for i, n in enumerate(low.vectors):
             self.given["vector", i] = np.ascontiguousarray(self.fixtures[n]._array)
         for i, n in enumerate(low.per_row):
-            self.given["row", i] = np.ascontiguousarray(self.fixtures[n]._array).reshape(rows, -1)
+            self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
         self.strides = _Strides(
             tuple([self.given["x", i].strides[:2] for i in range(len(inputs))]),
             tuple([self.given["matrix", i].strides for i in range(len(low.matrices))]),
@@ -270,21 +299,13 @@ class _Run:
                 keys = np.array([self.keys[mask.key] if mask.kind == "sequence" else mask.key])
             masks(np.ascontiguousarray(keys, np.uint64), mask.p, block.array(*layout.spots["mask", i], program.dtype))
 
-    def _addresses(self) -> dict[Key, int]:
-        found = {key: array.ctypes.data for key, array in self.given.items()}
-        found |= {key: array.ctypes.data for key, array in self.made.items()}
-        if self.saved is not None:
-            found[SAVED] = self.saved.address
-        return found
-
-    def _work(self, layout: Layout, addresses: dict[Key, int]) -> Block:
-        work = Block(layout.sizes.get(WORK, 0))
-        addresses[WORK] = work.address
-        return work
-
-    @staticmethod
-    def _go(layout: Layout, addresses: dict[Key, int]) -> None:
-        table = layout.table(addresses)
+    def _go(self, layout: Layout, work: Block, more: dict[Key, Any], forwards: bool) -> None:
+        """Run the kernels on what is given, the memory of the run and of `more`."""
+        if self.ragged is not None:
+            more = more | {LIVE: np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])}
+        known = self.addresses | {key: array.ctypes.data for key, array in more.items()}
+        known[WORK] = work.address
+        table = layout.table(known)
         threads.run(layout.work, table.ctypes.data, layout.jobs, layout.parts)
 
     # --- Back ---
@@ -297,36 +318,31 @@ class _Run:
         program = self.compiled.program
         low, dtype, steps, rows = program.low, program.dtype, self.steps, program.rows
         count = len(program.next)
-        given = {i: _flat(g._array, steps, rows) for i, g in enumerate(arrived[count:]) if g is not None}
+        given = {i: self._over_time(g._array) for i, g in enumerate(arrived[count:]) if g is not None}
         kinds = tuple([given[i].strides[:2] if i in given else None for i in range(len(program.ys))])
-        layout = self.compiled.layout("backward", steps, self.forwards, self.strides, kinds)
-        addresses = self._addresses()
-        for i, g in given.items():
-            addresses["dy", i] = g.ctypes.data
-        work = self._work(layout, addresses)
+        layout = self.compiled.layout("backward", steps, self.ragged is not None, self.forwards, self.strides, kinds)
+        work, more = Block(layout.sizes.get(WORK, 0)), {("dy", i): g for i, g in given.items()}
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
-        for i, dx in enumerate(xs):
-            if dx is not None:
-                addresses["dx", i] = dx.ctypes.data
+        more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}
         found = {i: empty((low.grams[i][0].width, low.grams[i][1].width), dtype) for i in program.used_grams}
-        for i, total in found.items():
-            addresses["gram", i] = total.ctypes.data
+        more |= {("gram", i): total for i, total in found.items()}
 
         def spot(key: Key) -> Any:
             return work.array(*layout.spots[key], dtype)
 
         spot(("zeros", 0))[...] = 0
         carries = {i: spot(("carry", i)) for i, flow in enumerate(program.flows) if flow}
-        start, end = (steps, 0) if self.forwards else (0, steps)
         for i, carry in carries.items():
             g = arrived[i]
-            carry[start] = 0 if g is None else g._array.reshape(rows, -1)
-        self._go(layout, addresses)
+            carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
+        self._go(layout, work, more, not self.forwards)
         made: list[Any] = []
         for i, shape in enumerate(program.carry_shapes):
             wanted = i in carries and self.inputs[i]._requires_grad
-            made.append(Tensor(np.array(carries[i][end]).reshape(rows, *shape)) if wanted else None)
-        made += [None if g is None else Tensor(g.reshape(x.shape)) for g, x in zip(xs, leaves(self.x_nest))]
+            made.append(Tensor(self._unsorted(carries[i][self.start], (rows, *shape))) if wanted else None)
+        for g, x in zip(xs, leaves(self.x_nest)):
+            g = g if g is None or self.ragged is None else self.ragged.whole(g)
+            made.append(None if g is None else Tensor(g.reshape(x.shape)))
         sums = {i: spot(("sum", i)) for i in program.used_sums}
         sums = {i: t.sum(0, dtype=np.float64) if rows > 1 else np.array(t[0]) for i, t in sums.items()}
         totals = Totals(self.fixtures, sums, found)

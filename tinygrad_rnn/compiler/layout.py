@@ -24,6 +24,9 @@ TOGETHER = 256
 WORK: Key = ("work", 0)
 SAVED: Key = ("saved", 0)
 
+#: How many rows live at each step.
+LIVE: Key = ("live", 0)
+
 #: An address that is not known yet is the number of its base times this, and an offset.
 _BASE = 1 << 48
 
@@ -44,7 +47,7 @@ class Gram(NamedTuple):
 
 
 class Layout:
-    """One kind of run: so many steps and rows, on so many threads.
+    """One kind of run: so many steps and rows, on so many threads; `ragged` where rows end at different steps.
 
     Attributes:
         sizes: bytes of each block that the run takes.
@@ -52,8 +55,8 @@ class Layout:
         jobs, threads: what `threads.run` is told.
     """
 
-    def __init__(self, steps: int, rows: int, dtype: np.dtype[Any], threads: int) -> None:
-        self.steps, self.rows, self.dtype, self.threads = steps, rows, dtype, threads
+    def __init__(self, steps: int, rows: int, dtype: np.dtype[Any], threads: int, ragged: bool) -> None:
+        self.steps, self.rows, self.dtype, self.threads, self.ragged = steps, rows, dtype, threads, ragged
         self.sizes: dict[Key, int] = {}
         self.spots: dict[Key, Spot] = {}
         self._bases: dict[Key, int] = {}
@@ -146,7 +149,7 @@ class Layout:
         table[7:9] = [len(table), len(packs) // 8]
         table += packs
         compiled = machine(size)
-        table[9:13] = [0, scratch, room, compiled.tiles]
+        table[9:13] = [self.base(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
         self.work = compiled.work
         self.jobs = ((0, parts), (1, parts), (2, parts if grams else 0))
         self.parts = parts

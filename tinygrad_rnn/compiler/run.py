@@ -20,6 +20,7 @@ from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .build import Program, Source
 from .fused import Compiled
+from .ragged import Ragged, over_live_rows
 from .trace import NotFused
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -130,25 +131,40 @@ def unrolled(
     checkpoint: str | int | None = None,
     engine: str = "auto",
     source: Source | None = None,
+    lengths: np.ndarray[Any, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """`scan` for what knows its place in a net, and what its step is made of; `first` numbers the first step."""
-    steps, every = _length(xs), pieces_of(checkpoint, _length(xs))
-    kept = _Kept(carry)
-    name = _chosen.name if engine == "auto" else engine
+    """`scan` for what knows its place in a net, and what its step is made of; `first` numbers the first step.
 
-    def checked(carry: Any, x: Any) -> tuple[Any, Any]:
-        return kept.checked(step(carry, x))
+    With `lengths` (B,) of the rows, xs is one tensor (T, B, ...) and so are the outputs.
+    """
+    steps, every = _length(xs), pieces_of(checkpoint, _length(xs))
+    ragged = None if lengths is None else Ragged(lengths, steps)
+    if ragged is not None:
+        with at(place):
+            _check_batch(carry, len(ragged.lengths))
+        steps = ragged.longest
+    name = _chosen.name if engine == "auto" else engine
 
     if name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
         try:
             if every is not None:
                 raise NotFused("checkpoint runs pieces of the loop again")
-            return fused(checked, carry, xs, place, first, source or Source())
+            return fused(step, carry, xs, place, first, source or Source(), ragged)
         except NotFused as trouble:
             if name == "fused":
                 raise FusionError(
                     f"{place.cell}: this step cannot be fused", got=str(trouble), hint='engine="eager", or "auto"'
                 ) from None
+
+    if ragged is not None:
+
+        def over(x: Any, carry: Any, first: int) -> tuple[Any, Any]:
+            made = unrolled(step, carry, x, place, first=first, checkpoint=checkpoint, engine="eager")
+            return made[1], made[0]
+
+        return over_live_rows(over, xs, carry, ragged, place.reverse)
+
+    kept = _Kept(carry)
 
     def piece(carry: Any, xs: Any, first: int) -> tuple[Any, list[Any]]:
         """Some of the steps, one after another."""
@@ -208,13 +224,15 @@ def trial() -> Iterator[None]:
         draws.take_back()
 
 
-def fused(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> tuple[Any, Any]:
+def fused(
+    step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source, ragged: Ragged | None
+) -> tuple[Any, Any]:
     """The whole sequence as compiled kernels.
 
     Raises:
         NotFused: where that cannot be; nothing has happened then.
     """
-    state, steps = thread.state, _length(xs)
+    state, steps = thread.state, _length(xs) if ragged is None else ragged.longest
     if not settings.jit_enabled:
         raise NotFused("nothing is compiled here (TINYGRAD_RNN_JIT=0)")
     if state.watchers or state.anomaly is not None:
@@ -231,9 +249,14 @@ def fused(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Sou
     compiled = source.known.get(name) if source.known is not None else None
     if compiled is None:
         order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
+        kept = _Kept(carry)
+
+        def checked(carry: Any, x: Any) -> tuple[Any, Any]:
+            return kept.checked(step(carry, x))
+
         with at(Place(place.cell, place.layer, place.reverse, first + order[0])):
             compiled = Compiled(
-                Program(step, carry, [map_nest(lambda x, t=t: x[t], xs) for t in order], needs, needs_x, source)
+                Program(checked, carry, [map_nest(lambda x, t=t: x[t], xs) for t in order], needs, needs_x, source)
             )
         if source.known is not None:
             if len(source.known) > 32:
@@ -241,10 +264,11 @@ def fused(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Sou
             source.known[name] = compiled
 
     def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
-        return unrolled(step, carry, xs, place, first=first, engine="eager")
+        lengths = None if ragged is None else ragged.lengths[ragged.back]
+        return unrolled(step, carry, xs, place, first=first, engine="eager", lengths=lengths)
 
     with at(place):
-        return compiled(eagerly, carry, xs, place.reverse, source)
+        return compiled(eagerly, carry, xs, place.reverse, source, ragged)
 
 
 def _length(xs: Any) -> int:
@@ -257,6 +281,16 @@ def _length(xs: Any) -> int:
             hint=None if sizes else "tg.arange(T) where only the number of steps matters",
         )
     return int(sizes.pop())
+
+
+def _check_batch(carry: Any, batch_size: int) -> None:
+    for part in leaves(carry):
+        if not part.ndim or part.shape[0] != batch_size:
+            raise ShapeError(
+                "with lengths, the first axis of a state is the batch",
+                expected=f"({batch_size}, ...)",
+                got=structure(carry),
+            )
 
 
 def pieces_of(checkpoint: str | int | None, steps: int) -> int | None:

@@ -16,7 +16,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ops.random import Draws, dropout
 from ..ops.shape import concat, permute_dims
 from .cell import Cell, attached, check_switches, fingerprint
-from .lengths import checked_lengths, over_live_rows
+from .lengths import checked_lengths
 from .module import Module, ModuleList
 
 Lengths = np.ndarray[Any, Any] | None
@@ -162,18 +162,15 @@ class Recurrent(OverTime):
             output, new = cell.checked_step(x, state)
             return new, output
 
-        def over(x: Any, state: Any, first: int) -> tuple[Any, Any]:
-            state, outputs = unrolled(
-                step, state, x, place, first=first, checkpoint=self.checkpoint, engine=self.engine,
-                source=Source(self._known, key, tensors, draws.keys),
-            )  # fmt: skip
-            return outputs, state
-
         key, tensors = fingerprint(cell)
         with at(place):
             cell.check_features(x)
             state = cell.fitted(state, x.shape[1])
-        return over(x, state, 0) if lengths is None else over_live_rows(over, x, state, lengths, place)
+        state, outputs = unrolled(
+            step, state, x, place, checkpoint=self.checkpoint, engine=self.engine,
+            source=Source(self._known, key, tensors, draws.keys), lengths=lengths,
+        )  # fmt: skip
+        return outputs, state
 
     @property
     def reads(self) -> bool:
