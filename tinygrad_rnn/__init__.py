@@ -25,6 +25,7 @@ from .autograd.recompute import checkpoint
 from .autograd.tape import Tape, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, from_numpy, tensor
 from .autograd.transforms import hessian, hvp, jacobian, jvp, vjp
+from .compiler.explain import Explanation, explain
 from .compiler.run import engine, scan
 from .files import load, save
 from .ops.activation import elu, gelu, hard_sigmoid, leaky_relu, silu, softsign
@@ -108,6 +109,7 @@ from .ops.shape import broadcast_to, concat, expand_dims, permute_dims, reshape,
 from .settings import __version__, get_default_dtype, get_num_threads, set_default_dtype, set_num_threads
 
 __all__ = [
+    "Explanation",
     "Tape",
     "Tensor",
     "__version__",
@@ -141,6 +143,7 @@ __all__ = [
     "erf",
     "exp",
     "expand_dims",
+    "explain",
     "expm1",
     "eye",
     "flip",

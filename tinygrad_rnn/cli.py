@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, or 2 where something was wrong."""
     parser = _Parser(prog="tinygrad-rnn", description="Tools of tinygrad_rnn.")
     tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
-    _graph_arguments(tools.add_parser("graph", help="draw the graph of a recurrent net", description=_GRAPH))
-    return _run(_graph, parser, arguments)
+    graph = tools.add_parser("graph", help="draw the graph of a recurrent net", description=_GRAPH)
+    _graph_arguments(graph)
+    graph.set_defaults(run=_graph)
+    warmup = tools.add_parser("warmup", help="compile the kernels of the library's cells", description=_WARMUP)
+    warmup.add_argument("cells", nargs="*", metavar="CELL", help="such as LSTMCell (all of them)")
+    warmup.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float32", help="of parameters (%(default)s)"
+    )
+    warmup.set_defaults(run=_warmup)
+    return _run(lambda chosen: chosen.run(chosen), parser, arguments)
 
 
 def render_graph(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +99,49 @@ def _graph(chosen: argparse.Namespace) -> None:
     if chosen.format in ("png", "pdf") and sys.stdout.isatty():
         raise ArgumentError(f"graph: {chosen.format} is not for a terminal", hint="-o FILE")
     sys.stdout.buffer.write(content)
+
+
+# --- warmup ---
+
+_WARMUP = "Compile the kernels of the library's own cells, so that no program waits for them: a minute or two, once."
+
+
+#: Settings that make other equations.
+_VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "RNNCell": ({}, {"nonlinearity": "relu"}),
+    "GRUCell": ({}, {"reset_after": False}),
+    "ProjectedLSTMCell": ({"proj_size": 2},),
+}
+
+
+def _warmup(chosen: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from . import nn, settings
+    from .autograd.create import zeros
+    from .autograd.tape import no_grad
+    from .compiler.run import engine
+
+    if not settings.jit_enabled:
+        raise ArgumentError("warmup: nothing is compiled here", got="TINYGRAD_RNN_JIT=0")
+    kinds: dict[str, Any] = {name: getattr(nn, name) for name in nn.__all__ if name.endswith("Cell") and name != "Cell"}
+    for name in chosen.cells:
+        if name not in kinds:
+            raise ArgumentError("warmup: no such cell", expected=" | ".join(kinds), got=name)
+    cells = []
+    for name in chosen.cells or kinds:
+        kind = functools.partial(kinds[name], 4, 4, dtype=chosen.dtype)
+        cells += [(name, kind(**more)) for more in _VARIANTS.get(name, ({},))]
+    with tqdm(cells, unit="cell", file=sys.stderr) as bar, engine("fused"):
+        for name, cell in bar:
+            bar.set_description(name)
+            layer = nn.Recurrent(cell)
+            for requires_grad in (False, True):  # as the first layer, and as one above
+                x = zeros(2, 2, 4, dtype=chosen.dtype, requires_grad=requires_grad)
+                layer(x)[0].sum().backward()
+            with no_grad():
+                layer(x)
+    print(f"all there, in {settings.cache_folder()}")
 
 
 def _positive(text: str) -> int:

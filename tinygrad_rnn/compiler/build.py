@@ -10,7 +10,7 @@ import numpy as np
 
 from ..autograd.backward import grad_up_to
 from ..autograd.nest import leaves, like
-from ..autograd.tape import enable_grad, no_grad, thread
+from ..autograd.tape import enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
 from ..kernels import scalar
 from ..ops.random import Draws, RandomKey
@@ -32,12 +32,14 @@ class Source(NamedTuple):
         key: all that the step can depend on, but
         tensors: these, and
         keys: these of random ops, both by their places.
+        listed: whether to keep what `explain` shows.
     """
 
     known: dict[Any, Any] | None = None
     key: Any = None
     tensors: Sequence[Any] = ()
     keys: Sequence[RandomKey] = ()
+    listed: bool = False
 
 
 class Program:
@@ -54,6 +56,7 @@ class Program:
         low: the values, and what they take from outside.
         flows: for each part of the carry, whether a gradient goes through it; `ys_flow` for each output.
         wants_x: for each x, whether it wants a gradient.
+        traced: with `source.listed`, the operations of a step, and of its gradient.
         draws: for each key that a step draws, from where.
         next, ys: the values of the next carry and of the outputs.
         forward, backward: the plans; the second is None where no gradient is wanted.
@@ -86,6 +89,8 @@ class Program:
         self.draws = [key.source for key in trace.draws.keys]
         places = {int(key): ("step", i) for i, key in enumerate(trace.draws.keys)}
         places |= {int(key): ("sequence", i) for i, key in enumerate(source.keys)}
+        self.listed = source.listed
+        self.traced = [wengert([one.node for one in trace.done])] if source.listed else []
         self.low = low = Lowering(self.rows, self.dtype, places)
         for i, start in enumerate(starts):
             low.know(start._array, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
@@ -188,6 +193,8 @@ class Program:
         trace = Trace()
         with enable_grad(), trace:
             found = grad_up_to(tensors, wanted, ones, create_graph=True)
+        if self.listed:
+            self.traced.append(wengert([one.node for one in trace.done]))
         for one, (_, value) in zip(ones, seeds.values()):
             low.know(one._array, Row(value, one.shape[1:]))
         forward = len(step.values)

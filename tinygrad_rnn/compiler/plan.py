@@ -39,13 +39,16 @@ class Product(NamedTuple):
     inner: int
     width: int
     onto: bool
+    value: Value
 
 
 class RowPhase(NamedTuple):
-    """A phase: a function on rows."""
+    """A phase: a function on rows, what it stores, and which values lie in memory already."""
 
     level: int
     name: str
+    stores: list[Store]
+    known: frozenset[int]
 
 
 class Plan:
@@ -145,7 +148,7 @@ class Plan:
                 self._located.setdefault(p.number, []).append(((level, start[1] + 1), At(target)))
             written.add(target)
             starts.setdefault(start, []).append(
-                Product(level, self._moved(source), target, p.setting, operand.width, p.width, p in onto)
+                Product(level, self._moved(source), target, p.setting, operand.width, p.width, p in onto, p)
             )
         self._emit(stores, starts, written)
 
@@ -264,6 +267,10 @@ class Plan:
             return whole and At(whole.place, whole.offset + value.setting)
         return None
 
+    def located(self, value: Value) -> int:
+        """The first place where a value lies."""
+        return self._located[value.number][0][1].place
+
     # --- Text ---
 
     def _emit(self, stores: dict[When, list[Store]], starts: dict[When, list[Product]], written: set[int]) -> None:
@@ -285,7 +292,7 @@ class Plan:
                 rows = Rows(name, stores[when], loads, self.dtype, numbers, scopes, self._laid)
                 sources.update(rows.sources)
                 texts.append(rows.text())
-                self.phases.append(RowPhase(when[0], name))
+                self.phases.append(RowPhase(when[0], name, stores[when], frozenset(loads)))
             self.phases += starts.get(when, [])
         self.numbers = numbers
         self.text = "\n\n".join([*sources, *[f"@rows\n{text}" for text in texts]])

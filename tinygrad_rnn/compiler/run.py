@@ -34,6 +34,7 @@ ENOUGH = 8
 
 class _Chosen(threading.local):
     name = "auto"
+    parts: list[tuple[Place, Any]] | None = None
 
 
 _chosen = _Chosen()
@@ -59,6 +60,16 @@ def engine(name: str) -> Iterator[None]:
         yield
     finally:
         _chosen.name = outer
+
+
+@contextlib.contextmanager
+def explaining(parts: list[tuple[Place, Any]]) -> Iterator[None]:
+    """Inside, each loop runs eagerly, and leaves its place with the `Program` that it would become, or why not."""
+    outer, _chosen.parts = _chosen.parts, parts
+    try:
+        yield
+    finally:
+        _chosen.parts = outer
 
 
 def checked_engine(name: Any) -> str:
@@ -145,7 +156,13 @@ def unrolled(
         steps = ragged.longest
     name = _chosen.name if engine == "auto" else engine
 
-    if name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
+    if _chosen.parts is not None:
+        try:
+            found: Any = _program(step, carry, xs, place, first, (source or Source())._replace(listed=True))
+        except NotFused as trouble:
+            found = trouble
+        _chosen.parts.append((place, found))
+    elif name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
         try:
             if every is not None:
                 raise NotFused("checkpoint runs pieces of the loop again")
@@ -239,8 +256,7 @@ def fused(
         raise NotFused("every operation is watched")
     if not steps:
         raise NotFused("there are no steps")
-    needs = tuple([part._requires_grad for part in leaves(carry)])
-    needs_x = tuple([x._requires_grad for x in leaves(xs)])
+    needs, needs_x = _needs(carry), _needs(xs)
     kind = (
         tuple([(x.shape[1:], x.dtype.char) for x in leaves(xs)]),
         tuple([(p.shape, p.dtype.char) for p in leaves(carry)]),
@@ -248,16 +264,7 @@ def fused(
     name = source.key, kind, needs, needs_x, state.enabled, place.reverse
     compiled = source.known.get(name) if source.known is not None else None
     if compiled is None:
-        order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
-        kept = _Kept(carry)
-
-        def checked(carry: Any, x: Any) -> tuple[Any, Any]:
-            return kept.checked(step(carry, x))
-
-        with at(Place(place.cell, place.layer, place.reverse, first + order[0])):
-            compiled = Compiled(
-                Program(checked, carry, [map_nest(lambda x, t=t: x[t], xs) for t in order], needs, needs_x, source)
-            )
+        compiled = Compiled(_program(step, carry, xs, place, first, source))
         if source.known is not None:
             if len(source.known) > 32:
                 source.known.clear()
@@ -269,6 +276,25 @@ def fused(
 
     with at(place):
         return compiled(eagerly, carry, xs, place.reverse, source, ragged)
+
+
+def _needs(nest: Any) -> tuple[bool, ...]:
+    return tuple([part._requires_grad for part in leaves(nest)])
+
+
+def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> Program:
+    """What the first two steps say of all."""
+    steps, kept = _length(xs), _Kept(carry)
+    if not steps:
+        raise NotFused("there are no steps")
+    order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
+
+    def checked(carry: Any, x: Any) -> tuple[Any, Any]:
+        return kept.checked(step(carry, x))
+
+    with at(Place(place.cell, place.layer, place.reverse, first + order[0])):
+        few = [map_nest(lambda x, t=t: x[t], xs) for t in order]
+        return Program(checked, carry, few, _needs(carry), _needs(xs), source)
 
 
 def _length(xs: Any) -> int:

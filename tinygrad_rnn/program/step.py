@@ -6,7 +6,8 @@ other, as a number does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..kernels import scalar
@@ -155,20 +156,25 @@ class Step:
         return self._made("reduce", kind, (value,), 1)
 
 
-def reachable(values: Iterable[Value]) -> list[Value]:
-    """All values that these are made of, and themselves, in the order of making."""
+def reachable(values: Iterable[Value], known: Container[int] = ()) -> list[Value]:
+    """All values that these are made of, and themselves, in the order of making; what is `known` is not followed."""
     found: dict[int, Value] = {}
     stack = list(values)
     while stack:
         value = stack.pop()
         if value.number not in found:
             found[value.number] = value
-            stack.extend(value.operands)
+            if value.number not in known:
+                stack.extend(value.operands)
     return [found[number] for number in sorted(found)]
 
 
-def listed(values: Iterable[Value]) -> Iterator[str]:
-    """A line for each value."""
-    for value in reachable(values):
+def listed(values: Iterable[Value], names: Mapping[str, str], alone: bool = False) -> Iterator[str]:
+    """A line for each value, and where they do not stand `alone`, for all that they are made of.
+
+    `names` are those of fixed vectors and matrices: "v0", "w0", ...
+    """
+    for value in values if alone else reachable(values):
+        text = re.sub(r"\b[vw]\d+\b", lambda found: names.get(found[0], found[0]), repr(value))
         label = f"  # {value.label}" if value.label else ""
-        yield f"{value!r}".ljust(34) + f" {value.width}{label}"
+        yield f"{text.ljust(42)} {value.width}{label}"

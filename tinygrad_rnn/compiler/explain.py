@@ -1,0 +1,153 @@
+"""`explain`: what the compiler makes of a step, pass by pass, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..autograd.tape import Place, enable_grad
+from ..program.step import Value, listed, reachable
+from .build import Program
+from .forms import Recipe
+from .plan import Plan, Product, RowPhase
+from .run import explaining
+
+
+class Explanation:
+    """What became of each loop over time, as text.
+
+    Attributes:
+        fused: whether all of them become kernels.
+        parts: for each its place, and a `Program` or the reason why there is none.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Place, Any]], names: dict[int, str]) -> None:
+        self.parts, self._names = list(parts), names
+        self.fused = bool(parts) and all(isinstance(found, Program) for _, found in parts)
+
+    def __str__(self) -> str:
+        if not self.parts:
+            return "nothing runs over time here"
+        return "\n\n".join(["\n".join(self._part(place, found)) for place, found in self.parts])
+
+    __repr__ = __str__
+
+    def _part(self, place: Place, found: Any) -> Iterator[str]:
+        where = f"{place.cell}, layer {place.layer}{', in reverse' if place.reverse else ''}"
+        if not isinstance(found, Program):
+            yield f"{where}: runs eagerly, step by step"
+            yield f"  because {found}"
+            return
+        yield f"{where}: fused"
+        yield f"  {found.dtype}, {len(found.low.step.values)} values, {len(found.kept)} kept for the gradient"
+        names = self._named(found)
+        outside = ", ".join(dict.fromkeys(names.values())) or "no others"
+        yield from _section("1. One step, as traced", found.traced[0].splitlines())
+        yield from _section(
+            f"2. The same on rows, each value once; from outside come {outside}",
+            listed([*found.next, *found.ys], names),
+        )
+        yield from _section("3. In order: hoisted, step by step, sunk; one loop wherever no product lies between",
+                            _plan(found.forward, names))  # fmt: skip
+        if found.backward is None:
+            yield "no gradient is asked for"
+            return
+        yield from _section(
+            "4. The gradient of one step, by the operations' own derivatives", found.traced[1].splitlines()
+        )
+        kept = [f"{value!r}" for value in found.kept]
+        yield from _section("5. Kept by the forward run; all else is computed again", kept or ["nothing"])
+        yield from _section("6. In order, from the last step to the first", _plan(found.backward, names))
+        yield from _section("7. Summed over all steps at once, behind the loop", _sums(found, names))
+
+    def _named(self, program: Program) -> dict[str, str]:
+        """Names for what the step takes from outside: w0, v1, ... become those of parameters, where they have one."""
+        low, found = program.low, {}
+        for letter, numbers in (("w", low.matrices), ("v", low.vectors)):
+            for i, n in enumerate(numbers):
+                made = low.fixtures[n]
+                name = self._names.get(id(made))
+                if name is None and isinstance(made, Recipe):
+                    name = f"{getattr(made.op, 'name', made.op)}(...)"
+                elif name is None and low.tensors[n].size == 1:
+                    name = f"{float(low.tensors[n].numpy().reshape(())):.6g}"
+                found[f"{letter}{i}"] = name or f"{letter}{i}"
+        return found
+
+
+def explain(run: Callable[..., Any], *inputs: Any) -> Explanation:
+    """What the compiler makes of every recurrent layer and `scan` in run(*inputs): print it.
+
+    Nothing is compiled; all runs eagerly. The program is shown as traced, on rows, and in the order in which kernels
+    run it: what is hoisted out of the loop, fused between products, sunk behind the loop, kept for the gradient, and
+    summed over all steps. What cannot be fused says why, with operation and line.
+
+    Args:
+        run: a layer, a model, or any function.
+        inputs: what it takes.
+
+    >>> import tinygrad_rnn as tg
+    >>> print(tg.explain(tg.nn.RNN(2, 3), tg.zeros(10, 1, 2)))
+    RNNCell, layer 0: fused
+    ...
+    """
+    parts: list[tuple[Place, Any]] = []
+    with enable_grad(), explaining(parts):
+        run(*inputs)
+    names = {}
+    if hasattr(run, "named_parameters"):
+        names = {id(parameter): name for name, parameter in run.named_parameters()}
+    return Explanation(parts, names)
+
+
+def _section(title: str, lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
+    yield ""
+    yield f"  {title}"
+    for line in lines:
+        yield f"    {line}"
+
+
+_LEVELS = (
+    "before, for many steps at once: needs no state",
+    "at every step",
+    "behind, for many steps at once: no later step needs it",
+)
+
+
+def _plan(plan: Plan, names: dict[str, str]) -> Iterator[str]:
+    level = None
+    for phase in plan.phases:
+        if phase.level != level:
+            level = phase.level
+            yield f"{_LEVELS[level]}:"
+        if isinstance(phase, Product):
+            onto = ", added onto what lies there" if phase.onto else ""
+            yield f"  product  {next(listed([phase.value], names, alone=True))}{onto}"
+        elif isinstance(phase, RowPhase):
+            made = [v for v in reachable([s.value for s in phase.stores], phase.known) if v.number not in phase.known]
+            yield f"  a loop over the row: {len(made)} values, {len(phase.stores)} stored"
+            used = {operand.number for value in made for operand in value.operands} & phase.known
+            read = [value for value in reachable(made, phase.known) if value.number in used]
+            yield from (f"    {value.name} from {_place(plan, value)}" for value in read)
+            for line in listed(made, names, alone=True):
+                yield f"    {line}"
+            for store in phase.stores:
+                yield f"    {_key(plan, store.at.place)} {'+=' if store.add else '='} {store.value.name}"
+
+
+def _key(plan: Plan, place: int) -> str:
+    return "{} {}".format(*plan.places[place][0])
+
+
+def _place(plan: Plan, value: Value) -> str:
+    """Where a value lies that is read."""
+    return _key(plan, plan.located(value))
+
+
+def _sums(program: Program, names: dict[str, str]) -> Iterator[str]:
+    low = program.low
+    for i in program.used_grams:
+        left, right = low.grams[i]
+        yield f"sum of {left.name}.T @ {right.name}".ljust(34) + f" ({left.width}, {right.width})"
+    for i in sorted(program.used_sums):
+        yield f"sum of {low.sums[i].name}".ljust(34) + f" ({low.sums[i].width},)"
