@@ -208,8 +208,46 @@ def cells(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return [*rows, {"what": "geometric mean", "unit": "1", **means}]
 
 
+def character(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """A whole update of a character model: embedding, LSTM, scores, loss, clipping, Adam (PyTorch's fused one)."""
+    symbols, rows, ratios = 65, [], []
+    for batch, steps, size in SHAPES:
+        text = np.random.default_rng(0).integers(0, symbols, (2, steps, batch))
+        contestants: dict[str, Callable[[], Any]] = {}
+        for side, library, clip in (("ours", tg, tg.optim.clip_grad_norm_), ("torch", torch, None)):
+            net: Any = library.nn
+            parts = net.Embedding(symbols, 64), net.LSTM(64, size), net.Linear(size, symbols)
+            parameters = [p for part in parts for p in part.parameters()]
+            named = {"fused": True} if clip is None else {}
+            optimizer = library.optim.Adam(parameters, lr=1e-3, **named)
+            loss_of = torch.nn.functional.cross_entropy if clip is None else tg.cross_entropy
+            tensor = torch.tensor if clip is None else tg.tensor
+            inputs, targets = tensor(text[0]), tensor(text[1].reshape(-1))
+
+            def turn(
+                parts: Any = parts, optimizer: Any = optimizer, loss_of: Any = loss_of, inputs: Any = inputs,
+                targets: Any = targets, parameters: Any = parameters,
+                clip: Any = clip or torch.nn.utils.clip_grad_norm_,
+            ) -> None:  # fmt: skip
+                scores = parts[2](parts[1](parts[0](inputs))[0])
+                loss = loss_of(scores.reshape(-1, symbols), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                clip(parameters, 1.0)
+                optimizer.step()
+                loss.item()
+
+            contestants[side] = turn
+        times = interleaved(contestants, rounds if size < 512 else max(rounds // 3, 3))
+        rows.append(row(f"a character model's update (B {batch}, T {steps}, H {size})", "ms", 1e3, times))
+        ratios.append(statistics.median([b / a for a, b in zip(times["ours"], times["torch"])]))
+        rows[-1]["times as fast"] = ratios[-1]
+    return [*rows, {"what": "geometric mean", "unit": "1", "times as fast": statistics.geometric_mean(ratios)}]
+
+
 PARTS = {
     "tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers, "cells": cells,
+    "character": character,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..kernels import scalar
 from ..program.rows import At, Rows, Store, TooWide
-from ..program.step import Step, Value, reachable
+from ..program.step import Step, Value
 from .trace import NotFused
 
 #: Names a piece of memory: ("carry", 0), ("next", 0), ("x", 0), ("scratch", 3), ...
@@ -205,10 +205,13 @@ class Plan:
     def _onto(self, wanted: list[Wanted]) -> dict[Value, tuple[Value, Key]]:
         """Products that are added onto the rest of a sum where the next carry lies: {product: (rest, key)}.
 
-        The entries of `wanted` that are met so leave the list.
+        The rest must be known when the product starts. The entries of `wanted` that are met so leave the list.
         """
+        every = self._reachable([w.value for w in wanted])
+        when, products = self._when(every, self._depends(every), self._feeds(wanted, {}))
+        starts = {p.number: start for level, start, p in products if level == 1}
         uses: dict[int, int] = {}
-        for value in self._reachable([w.value for w in wanted]):
+        for value in every:
             if value.number not in self.given:
                 for operand in value.operands:
                     uses[operand.number] = uses.get(operand.number, 0) + 1
@@ -227,12 +230,14 @@ class Plan:
                 else:
                     terms.append(value)
             last = max(
-                (t for t in terms if t.operator == "product" and uses[t.number] == 1 and t.number not in self.given),
-                key=lambda t: t.number,
+                (t for t in terms if t.number in starts and uses[t.number] == 1 and t.number not in self.given),
+                key=lambda t: (starts[t.number], t.number),
                 default=None,
             )
             rest = [t for t in terms if t is not last]
-            if last is None or not rest or any(last in reachable([t]) or t.width != last.width for t in rest):
+            if last is None or not rest or any(t.width != last.width for t in rest):
+                continue
+            if max(when[t.number] for t in rest) > starts[last.number]:
                 continue
             total = rest[0]
             for term in rest[1:]:
