@@ -164,7 +164,7 @@ class Rows:
             return known[key]
         at = self.loads.get(value.number)
         if at is not None:
-            text = self._load(at, offset, "j")
+            text = self._load(value, at, offset, "j")
         elif value.operator == "slice":
             return self._element(value.operands[0], offset + value.setting, width, lines, known)
         elif value.operator == "spread":
@@ -193,14 +193,14 @@ class Rows:
             return found
         at = self.loads.get(value.number)
         if at is not None:
-            text = self._load(at, 0, None)
+            text = self._load(value, at, 0, None)
         elif value.operator == "number":
             text = f"like({_literal(value.setting)}, ZERO)"
         elif value.operator == "slice":
             whole = self.loads.get(value.operands[0].number)
             if whole is None:
                 raise TooWide(value.operands[0])
-            text = self._load(whole, value.setting, None)
+            text = self._load(value, whole, value.setting, None)
         elif value.operator == "map":
             text = self._called(value, [self._scalar(operand) for operand in value.operands])
         else:
@@ -242,16 +242,20 @@ class Rows:
             return j or "0"
         return self._number(offset) + (f" + {j}" if j else "")
 
-    def _load(self, at: At, offset: int, j: str | None) -> str:
+    def _load(self, value: Value, at: At, offset: int, j: str | None) -> str:
         base = self._base(at.place)
-        return f"load(ZERO, {base}, {self._index(at.offset + offset, j)}, {self.scopes.get(at.place, 0)}, {self.count})"
+        scope = self.scopes.get(at.place, 0)
+        text = f"load(ZERO, {base}, {self._index(at.offset + offset, j)}, {scope}, {self.count})"
+        return f"({text} > ZERO)" if value.boolean else text
 
     def _put(self, lines: list[str], name: str, store: Store, j: str | None) -> None:
         base, index = self._base(store.at.place), self._index(store.at.offset, j)
         scope = f"{self.scopes[store.at.place]}, {self.count}"
         if store.add:
             name = f"load(ZERO, {base}, {index}, {scope}) + {name}"
-        elif store.value.operator in ("number",):
+        elif store.value.boolean:
+            name = f"like(1.0 if {name} else 0.0, ZERO)"
+        elif store.value.operator == "number":
             name = f"like({name}, ZERO)"
         lines.append(f"store({name}, {base}, {index}, {scope})")
 

@@ -36,6 +36,13 @@ class Value:
         self.label: str | None = None
 
     @property
+    def boolean(self) -> bool:
+        """Whether its elements are truth values; in memory they are 1 and 0."""
+        if self.operator == "map":
+            return bool(self.setting.boolean)
+        return self.operator in ("slice", "join", "spread") and self.operands[0].boolean
+
+    @property
     def name(self) -> str:
         """How it is written in a program."""
         return f"%{self.number}"
