@@ -66,6 +66,59 @@ def test_the_first_compilation_by_four_threads_at_once(tmp_path, kept):
     assert not kept or not list(cache.rglob("*.tmp"))
 
 
+FUSED = """
+    import os
+    layer = tg.nn.LSTM(48, 64, engine="fused", rng=np.random.default_rng(0))
+    inputs = [np.random.default_rng(i).standard_normal((32, 12, 48)).astype(np.float32) for i in range(4)]
+
+    def turn(i):
+        x = tg.tensor(inputs[i], requires_grad=True)
+        y, _ = layer(x)
+        return [y.numpy(), *[g.numpy() for g in tg.grad((y * y).sum(), [x, *layer.parameters()])]]
+
+    tg.set_num_threads(1)
+    expected = [turn(i) for i in range(4)]
+
+    def right(i):
+        return all(np.abs(a - b).max() <= 1e-5 * np.abs(b).max() for a, b in zip(turn(i), expected[i]))
+"""
+
+
+@compiled
+def test_fused_layers_from_several_threads_each_on_several():
+    program = f"""
+    {FUSED}
+    tg.set_num_threads(2)
+    wrong = []
+
+    def run(i):
+        for _ in range(40):
+            if not right(i):
+                wrong.append(i)
+
+    together(4, run)
+    tg.set_num_threads(3)  # a larger pool, while the threads of the first still sleep
+    together(2, run)
+    print(wrong or "right")
+    """
+    assert run(program) == ["right"]
+
+
+@compiled
+@forks
+def test_fused_layers_after_a_fork():
+    program = f"""
+    {FUSED}
+    tg.set_num_threads(2)
+    assert right(0)
+    child = os.fork()
+    if not child:
+        os._exit(0 if all(right(i) for i in range(4)) else 1)
+    print("right" if all(right(i) for i in range(4)) and os.waitpid(child, 0)[1] == 0 else "wrong")
+    """
+    assert run(program) == ["right"]
+
+
 def test_recording_is_a_matter_of_each_thread():
     program = """
     x = tg.tensor(np.ones(2), requires_grad=True)

@@ -210,6 +210,7 @@ class _Run:
         program, steps, shown = self.compiled.program, self.steps, self.compiled.shown
         keep = is_grad_enabled() and program.backward is not None
         layout = self.compiled.layout("forward", steps, self.ragged is not None, self.forwards, keep, self.strides)
+        threads.ready(layout.parts)
         self.saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
         self.addresses = {key: array.ctypes.data for key, array in (self.given | self.made).items()}
@@ -321,6 +322,7 @@ class _Run:
         given = {i: self._over_time(g._array) for i, g in enumerate(arrived[count:]) if g is not None}
         kinds = tuple([given[i].strides[:2] if i in given else None for i in range(len(program.ys))])
         layout = self.compiled.layout("backward", steps, self.ragged is not None, self.forwards, self.strides, kinds)
+        threads.ready(layout.parts)
         work, more = Block(layout.sizes.get(WORK, 0)), {("dy", i): g for i, g in given.items()}
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
         more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}

@@ -151,7 +151,7 @@ class Layout:
         compiled = machine(size)
         table[9:13] = [self.base(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
         self.work = compiled.work
-        self.jobs = ((0, parts), (1, parts), (2, parts if grams else 0))
+        self.jobs = parts, parts, parts if grams else 0
         self.parts = parts
         numbers = np.array(table, np.int64)
         self._unknown = np.flatnonzero(numbers >= _BASE)  # no address that is known is so large

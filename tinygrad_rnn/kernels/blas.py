@@ -1,4 +1,8 @@
-"""Matrix products, by NumPy's BLAS: transposed operands are passed on as such, without a copy."""
+"""Matrix products: small ones by NumPy's BLAS on one thread, large ones on our own. Transposed operands are not copied.
+
+OpenBLAS's workers spin for some 25 ms after each product, and where anything else wants the processor a product with
+them takes many times as long: they are never started.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .jit import lock
+from .product import multiplied
 
-#: Products of up to this many multiplications run on one thread. OpenBLAS's workers gain nothing there, spin for some
-#: 25 ms after each product, and where anything else wants the processor a product with them takes many times as long.
-SMALL = 2**26
+#: Products of up to this many multiplications are NumPy's; our own threads take larger ones.
+SMALL = 2**24
 
 #: Up to this many rows of x, weight @ x.T takes less time than x @ weight.T.
 FEW = 128
@@ -22,9 +26,10 @@ FEW = 128
 
 def matmul(a: Any, b: Any) -> Any:
     """a @ b over the last two axes, the others broadcast."""
-    rows = a.size // max(a.shape[-1], 1)
-    if rows * b.size > SMALL:
-        return np.matmul(a, b)
+    if a.ndim == b.ndim == 2 and a.shape[0] * b.size > SMALL:
+        made = multiplied(a, b)
+        if made is not None:
+            return made
     return _alone(a, b)
 
 

@@ -1,0 +1,60 @@
+"""Large products on our own threads: right for every layout, and the same on any number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import settings
+from tinygrad_rnn.kernels.product import multiplied
+
+pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
+
+SIZES = [(1, 1, 1), (1, 7, 50), (9, 1, 3), (13, 300, 47), (8, 256, 48), (65, 257, 97), (130, 31, 1), (3, 600, 16)]
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = tg.get_num_threads()
+    tg.set_num_threads(request.param)
+    yield request.param
+    tg.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_every_layout(size, dtype, threads):
+    rows, inner, columns = size
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((rows, inner)).astype(dtype), rng.standard_normal((inner, columns)).astype(dtype)
+    expected = a.astype(np.float64) @ b.astype(np.float64)
+    tolerance = 1e-5 if dtype == "float32" else 1e-14
+    wide = np.full((rows, 2 * inner + 1), np.nan, dtype)
+    wide[:, 1 : inner + 1] = a  # rows that do not follow one another, and memory that must not be read
+    for left in (a, np.asfortranarray(a), wide[:, 1 : inner + 1], np.ascontiguousarray(a[::-1])[::-1]):
+        for right in (b, np.asfortranarray(b), np.ascontiguousarray(b[::-1])[::-1]):
+            found = multiplied(left, right)
+            if found is not None:
+                assert found.shape == expected.shape and found.dtype == a.dtype
+                assert np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), inner**0.5)
+    assert multiplied(a, b) is not None and multiplied(np.asfortranarray(a), b) is not None
+
+
+def test_what_is_left_to_numpy():
+    a = np.ones((4, 6), np.float32)
+    assert multiplied(a, np.ones((6, 3))) is None
+    assert multiplied(a.astype(np.int64), np.ones((6, 3), np.int64)) is None
+    assert multiplied(a[:, ::2], np.ones((3, 3), np.float32)) is None
+    assert multiplied(a[:0], np.ones((6, 3), np.float32)) is None
+
+
+def test_a_large_product_and_its_gradients_on_any_number_of_threads(threads):
+    rng = np.random.default_rng(0)
+    x, w = (tg.tensor(rng.standard_normal(s), dtype="float32", requires_grad=True) for s in ((600, 300), (300, 200)))
+    y = x @ w
+    y.sum().backward()
+    wide = x.numpy().astype(np.float64) @ w.numpy().astype(np.float64)
+    assert np.abs(y.numpy() - wide).max() <= 1e-5 * np.abs(wide).max()
+    assert np.allclose(x.grad.numpy(), np.tile(w.numpy().sum(1), (600, 1)), atol=1e-3)
+    assert np.allclose(w.grad.numpy(), np.tile(x.numpy().sum(0)[:, None], (1, 200)), atol=1e-3)
