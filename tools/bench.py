@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_cells
+import bench_copies
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -245,9 +246,22 @@ def character(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return [*rows, {"what": "geometric mean", "unit": "1", "times as fast": statistics.geometric_mean(ratios)}]
 
 
+def copies(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """One's own copies of the LSTM's equations beside the layer."""
+    rows = []
+    for batch, steps, size in SHAPES[:3]:
+        times = interleaved(bench_copies.contestants(batch, steps, size), rounds)
+        found = row(f"an LSTM (B {batch}, T {steps}, H {size})", "ms", 1e3, times)
+        for name in list(times)[:-1]:
+            ratio = statistics.median([a / b for a, b in zip(times[name], times["layer"])])
+            rows.append({"what": f"{found['what']}, {name}", "unit": "ms", "own": found[name],
+                         "layer": found["layer"], "own / layer": ratio})  # fmt: skip
+    return rows
+
+
 PARTS = {
     "tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers, "cells": cells,
-    "character": character,
+    "copies": copies, "character": character,
 }  # fmt: skip
 
 
