@@ -16,6 +16,7 @@ from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
+from ..kernels.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .build import Program, Source
@@ -292,7 +293,7 @@ def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: 
     def checked(carry: Any, x: Any) -> tuple[Any, Any]:
         return kept.checked(step(carry, x))
 
-    with at(Place(place.cell, place.layer, place.reverse, first + order[0])):
+    with at(Place(place.cell, place.layer, place.reverse, first + order[0])), nothing_compiled():
         few = [map_nest(lambda x, t=t: x[t], xs) for t in order]
         return Program(checked, carry, few, _needs(carry), _needs(xs), source)
 

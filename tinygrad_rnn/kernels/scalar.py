@@ -181,7 +181,12 @@ def exp(x):  # type: ignore[no-untyped-def]
     return (scale * exp_tail(r) + scale) * move
 
 
-@primitive(twin=_special("expit"), needs=(exp_tail,))
+def _sigmoid_twin(x: Any) -> Any:
+    e = np.exp(-np.abs(x))
+    return np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
+
+
+@primitive(twin=_sigmoid_twin, needs=(exp_tail,))
 def sigmoid(x):  # type: ignore[no-untyped-def]
     """1 / (1 + e**-x), from e**-|x| so that the negative tail keeps its digits down to the denormals."""
     lowest = pick(x, -105.0, -746.0)
