@@ -52,7 +52,9 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     return like(made, iter(joined(run, tensors, [y._array for y in outputs], [y._requires_grad for y in outputs])))
 
 
-def joined(run: Any, tensors: Sequence[Tensor], arrays: Sequence[Any], flows: Sequence[bool]) -> list[Tensor]:
+def joined(
+    run: Any, tensors: Sequence[Tensor], arrays: Sequence[Any], flows: Sequence[bool], held: Sequence[Any] = ()
+) -> list[Tensor]:
     """The outputs of one node, which has `tensors` as inputs: tensors that lead back to it, where a gradient flows.
 
     Args:
@@ -61,12 +63,13 @@ def joined(run: Any, tensors: Sequence[Tensor], arrays: Sequence[Any], flows: Se
         tensors: its inputs.
         arrays: its outputs.
         flows: for each of these, whether a gradient goes through it.
+        held: what the run needs until its gradients are taken; freed with what nodes save.
     """
     wanted = tuple([t._requires_grad for t in tensors])
     if True not in wanted or True not in flows:
         return [Tensor(array) for array in arrays]
     state = thread.state
-    saved = (tuple([t._array for t in tensors]),)
+    saved = (tuple([t._array for t in tensors]), *held)
     first = np.zeros((), arrays[flows.index(True)].dtype)
     parents = tuple([t.node for t in tensors])
     node = Node(_replay, parents, wanted, saved, {"run": run, "count": len(arrays)}, first, state.place)

@@ -211,13 +211,13 @@ class _Run:
         keep = is_grad_enabled() and program.backward is not None
         layout = self.compiled.layout("forward", steps, self.ragged is not None, self.forwards, keep, self.strides)
         threads.ready(layout.parts)
-        self.saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
+        saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
         self.addresses = {key: array.ctypes.data for key, array in (self.given | self.made).items()}
-        if self.saved is not None:
-            self.addresses[SAVED] = self.saved.address
+        if saved is not None:
+            self.addresses[SAVED] = saved.address
         work = Block(layout.sizes.get(WORK, 0))
-        block = self.saved or work
+        block = saved or work
         states = [
             self.made["state", i] if i in shown else block.array(*layout.spots["carry", i], program.dtype)
             for i in range(len(program.next))
@@ -235,7 +235,8 @@ class _Run:
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
             self.read = Reads([root_of(array) for array in self.made.values()])
-            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows)
+            held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
+            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held)
         else:
             tensors = [Tensor(array) for array in arrays]
         outputs = iter(tensors)  # not kept here, or run and tensors would hold each other

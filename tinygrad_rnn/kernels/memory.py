@@ -29,7 +29,7 @@ class Block:
     Arrays of `array` do not keep it: whoever makes them does.
     """
 
-    __slots__ = ("__array_interface__", "address", "memory", "start")
+    __slots__ = ("__array_interface__", "__weakref__", "address", "memory", "start")
     __array_interface__: dict[str, Any]
 
     def __init__(self, count: int) -> None:
