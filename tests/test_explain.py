@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import cli, settings
-from tinygrad_rnn.compiler import fused
+from tinygrad_rnn.compiler import compiled
 
 
 def test_an_lstm_pass_by_pass():
@@ -66,8 +66,8 @@ needs_compiling = pytest.mark.skipif(not settings.jit_enabled, reason="nothing i
 def test_other_sizes_compile_nothing(monkeypatch):
     """Neither another T or B, nor other sizes of x and state."""
     texts = []
-    rows = fused.jit.rows
-    monkeypatch.setattr(fused.jit, "rows", lambda *given: texts.append(given) or rows(*given))
+    rows = compiled.jit.rows
+    monkeypatch.setattr(compiled.jit, "rows", lambda *given: texts.append(given) or rows(*given))
     for steps, batch_size, size in ((2, 1, 3), (9, 1, 3), (9, 5, 3), (30, 20, 33), (3, 2, 1000)):
         layer, x = tg.nn.LSTM(size, size, engine="fused"), tg.randn(steps, batch_size, size, requires_grad=True)
         layer(x)[0].sum().backward()

@@ -3,183 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .. import settings
 from ..autograd.backward import grad, grad_up_to
 from ..autograd.nest import leaves, like
 from ..autograd.replay import joined, redirected
 from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, root_of, thread, tick
 from ..autograd.tensor import Tensor
-from ..kernels import jit, threads
+from ..kernels import threads
 from ..kernels.draw import masks
-from ..kernels.machine import HEAD, PLACE
 from ..kernels.memory import Block, empty
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
-from .build import Program, Source
+from .build import Source
+from .compiled import Compiled, Strides
 from .forms import Recipe
-from .layout import LIVE, SAVED, WORK, Gram, Layout
+from .layout import LIVE, SAVED, WORK, Layout
 from .outside import Fixtures, Totals
-from .plan import Key, Plan
+from .plan import Key
 from .ragged import Ragged
 
 
-class Compiled:
-    """A program and its kernels, and how its memory is laid out for each size of run."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        numbers = [value.number for value in program.next]
-        #: For each output the part of the carry that it is, or None; and the parts that are outputs.
-        self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
-        self.shown = {i for i in self.carried if i is not None}
-        self._functions: dict[str, dict[str, int]] = {}
-        self._layouts: dict[Any, Layout] = {}
-
-    def __call__(
-        self,
-        eager: Callable[[Any, Any], Any],
-        carry: Any,
-        xs: Any,
-        reverse: bool,
-        source: Source,
-        ragged: Ragged | None,
-    ) -> tuple[Any, Any]:
-        """Run it: (carry, ys)."""
-        return _Run(self, eager, carry, xs, reverse, source, ragged).forward()
-
-    def layout(self, way: str, *key: Any) -> Layout:
-        """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""
-        key = (way, settings.get_num_threads(), *key)
-        found = self._layouts.get(key)
-        if found is None:
-            if len(self._layouts) >= 64:
-                self._layouts.clear()
-            found = self._layouts[key] = (self._forward if way == "forward" else self._backward)(*key[1:])
-        return found
-
-    def _sealed(self, layout: Layout, plan: Plan, strides: Any, grams: Sequence[Gram] = ()) -> Layout:
-        functions = self._functions.get(plan.name)
-        if functions is None:
-            numbers = HEAD + PLACE * len(plan.places)
-            functions = jit.rows(plan.name, plan.text, plan.functions, plan.dtype, numbers)
-            self._functions[plan.name] = functions
-        layout.seal(plan, functions, strides, grams)
-        return layout
-
-    def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[int], list[int]]:
-        """Where the states lie, and what the forward run keeps: alike in both directions. Random masks are placed."""
-        block = SAVED if keep else WORK
-        steps, rows = layout.steps, layout.rows
-        states = [
-            layout.base(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
-            for i, value in enumerate(self.program.next)
-        ]
-        for i, mask in enumerate(self.program.low.masks):
-            count = steps if mask.kind == "step" else 1
-            address = layout.room(block, count, rows, mask.width)
-            layout.spot(("mask", i), address, count, rows * mask.width)
-            if mask.kind == "step":
-                layout.over_time(("mask", i), address, mask.width, first, forwards)
-            else:
-                layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)
-        return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.kept]
-
-    def _forward(self, threads: int, steps: int, ragged: bool, forwards: bool, keep: bool, strides: _Strides) -> Layout:
-        program = self.program
-        layout = Layout(steps, program.rows, program.dtype, threads, ragged)
-        first, start, after = (0, 0, 1) if forwards else (steps - 1, steps, steps - 1)
-        states, kept = self._saved(layout, keep, first, forwards)
-        for i, (address, value) in enumerate(zip(states, program.next)):
-            layout.over_time(("carry", i), address, value.width, start, forwards)
-            layout.over_time(("next", i), address, value.width, after, forwards)
-            if i not in self.shown:
-                layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
-        for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
-            if carry is None:
-                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, forwards)
-        for i, (address, value) in enumerate(zip(kept, program.kept)):
-            if keep:
-                layout.over_time(("kept", i), address, value.width, first, forwards)
-            else:
-                layout.same(("kept", i), address, value.width * program.dtype.itemsize)
-        strides.place(layout, first, forwards)
-        return self._sealed(layout, program.forward, strides.matrices)
-
-    def _backward(
-        self, threads: int, steps: int, ragged: bool, forwards: bool, strides: _Strides,
-        arrived: tuple[tuple[int, int] | None, ...],
-    ) -> Layout:  # fmt: skip
-        program, low = self.program, self.program.low
-        layout = Layout(steps, program.rows, program.dtype, threads, ragged)
-        back = not forwards
-        first, start, after = (0, 0, 1) if back else (steps - 1, steps, steps - 1)
-        states, kept = self._saved(layout, True, first, back)
-        for i, (value, flow) in enumerate(zip(program.next, program.flows)):
-            if flow:
-                address = layout.room(WORK, steps + 1, layout.rows, value.width)
-                layout.over_time(("carry", i), address, value.width, start, back)
-                layout.over_time(("next", i), address, value.width, after, back)
-                layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
-        for i, (address, value) in enumerate(zip(states, program.next)):
-            layout.over_time(("state", i), address, value.width, after, back)
-            layout.over_time(("after", i), address, value.width, start, back)
-        for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
-            if carry is None:
-                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, back)
-        for i, (address, value) in enumerate(zip(kept, program.kept)):
-            layout.over_time(("kept", i), address, value.width, first, back)
-        for key, width in program.times.items():
-            layout.over_time(key, layout.room(WORK, steps, layout.rows, width), width, first, back)
-        for i, of_x in enumerate(program.x_gradients):
-            if of_x is not None:
-                layout.over_time(("dx", i), layout.base(("dx", i)), of_x.width, first, back)
-        nothing = max([v.width for v, g in zip(program.ys, arrived) if g is None], default=0)
-        sums = sorted(program.used_sums)
-        width = sum(low.sums[i].width for i in sums)
-        zeros = layout.room(WORK, layout.rows * width + nothing)
-        layout.spot(("zeros", 0), zeros, layout.rows * width + nothing)
-        for i in sums:
-            layout.same(("sum", i), zeros, low.sums[i].width * program.dtype.itemsize)
-            layout.spot(("sum", i), zeros, layout.rows, low.sums[i].width)
-            zeros += layout.rows * low.sums[i].width * program.dtype.itemsize
-        for i, g in enumerate(arrived):
-            if g is None:
-                layout.same(("dy", i), zeros)
-            else:
-                layout.strided(("dy", i), layout.base(("dy", i)), *g, first, back)
-        strides.place(layout, first, back)
-        grams: list[Gram] = []
-        for i in program.used_grams:
-            (left, right), (left_place, right_place) = low.grams[i], program.gram_places[i]
-            same = [gram for gram in grams if gram.left == left_place and gram.columns == left.width]
-            if not same:
-                same = [Gram(left_place, left.width, [])]
-                grams += same
-            same[0].partners.append((right_place, right.width, ("gram", i)))
-        assert program.backward is not None
-        return self._sealed(layout, program.backward, strides.matrices, grams)
-
-
-class _Strides(NamedTuple):
-    """Those of what comes from outside, in bytes: of each x (a step, a row), each matrix, what is fixed a row."""
-
-    xs: tuple[tuple[int, int], ...]
-    matrices: tuple[tuple[int, int], ...]
-    rows: tuple[int, ...]
-    vectors: int
-
-    def place(self, layout: Layout, first: int, forwards: bool) -> None:
-        """Put all of it into a layout."""
-        for i, (step, row) in enumerate(self.xs):
-            layout.strided(("x", i), layout.base(("x", i)), step, row, first, forwards)
-        for i, row in enumerate(self.rows):
-            layout.same(("row", i), layout.base(("row", i)), row)
-        for i in range(self.vectors):
-            layout.same(("vector", i), layout.base(("vector", i)))
+def run(
+    compiled: Compiled,
+    eager: Callable[[Any, Any], Any],
+    carry: Any,
+    xs: Any,
+    reverse: bool,
+    source: Source,
+    ragged: Ragged | None,
+) -> tuple[Any, Any]:
+    """Run a program: (carry, ys). `eager` does the same step by step, for derivatives of higher order."""
+    return _Run(compiled, eager, carry, xs, reverse, source, ragged).forward()
 
 
 class _Run:
@@ -282,7 +139,7 @@ class _Run:
             self.given["vector", i] = np.ascontiguousarray(self.fixtures[n]._array)
         for i, n in enumerate(low.per_row):
             self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
-        self.strides = _Strides(
+        self.strides = Strides(
             tuple([self.given["x", i].strides[:2] for i in range(len(inputs))]),
             tuple([self.given["matrix", i].strides for i in range(len(low.matrices))]),
             tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))]),

@@ -20,7 +20,8 @@ from ..kernels.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .build import Program, Source
-from .fused import Compiled
+from .compiled import Compiled
+from .fused import run as run_fused
 from .ragged import Ragged, over_live_rows
 from .trace import NotFused
 
@@ -276,7 +277,7 @@ def fused(
         return unrolled(step, carry, xs, place, first=first, engine="eager", lengths=lengths)
 
     with at(place):
-        return compiled(eagerly, carry, xs, place.reverse, source, ragged)
+        return run_fused(compiled, eagerly, carry, xs, place.reverse, source, ragged)
 
 
 def _needs(nest: Any) -> tuple[bool, ...]:
