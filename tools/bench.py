@@ -29,19 +29,24 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.errors import MissingError, TinygradError
 from tinygrad_rnn.files import write_whole
 
-PAUSE = 0.04  # seconds
+#: Seconds between turns, and how long a turn takes at least.
+PAUSE, TURN = 0.04, 0.02
 
 
-def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
-    """Seconds a call, for each contestant in each round; `calls` calls are timed together."""
+def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds a call, for each contestant in each round: of as many calls in a row as take `TURN`, as in training.
+
+    The first call of a turn, when the caches hold another contestant's code, is not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             time.sleep(PAUSE)
             run()
-            start = time.perf_counter()
-            for _ in range(calls):
+            calls, start = 0, time.perf_counter()
+            while not calls or time.perf_counter() - start < TURN:
                 run()
+                calls += 1
             times[name].append((time.perf_counter() - start) / calls)
     return times
 
@@ -86,7 +91,7 @@ def elementwise(torch: Any, rounds: int) -> list[dict[str, Any]]:
         def ours(kernel: Any = kernel) -> Any:
             return kernel.call(x, out)
 
-        times = interleaved({name: ours, "numpy tanh": lambda: np.tanh(x, out)}, rounds, calls=20)
+        times = interleaved({name: ours, "numpy tanh": lambda: np.tanh(x, out)}, rounds)
         rows.append(row(f"an element of {name}, float32", "ns", 1e9 / x.size, times))
     return rows
 

@@ -9,7 +9,9 @@ from .. import settings
 from ..kernels import jit
 from ..kernels.machine import HEAD, PLACE
 from .build import Program
+from .forms import Recipe
 from .layout import SAVED, WORK, Gram, Layout
+from .outside import Bound, Fixtures
 from .plan import Plan
 
 
@@ -40,8 +42,19 @@ class Compiled:
         #: For each output the part of the carry that it is, or None; and the parts that are outputs.
         self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
         self.shown = {i for i in self.carried if i is not None}
+        low = program.low
+        #: Whether all matrices and vectors are tensors of others, which are there at the next run too.
+        self.binds = not any(isinstance(low.fixtures[n], Recipe) for n in (*low.matrices, *low.vectors))
+        self._bound: Bound | None = None
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}
+
+    def bound(self, fixtures: Fixtures) -> Bound:
+        """The matrices and vectors of a run."""
+        found = Bound.of(fixtures, self._bound)
+        if found is not self._bound and self.binds and found.lasting:
+            self._bound = found
+        return found
 
     def layout(self, way: str, *key: Any) -> Layout:
         """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""

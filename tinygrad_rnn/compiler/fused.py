@@ -14,7 +14,7 @@ from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, root_of, 
 from ..autograd.tensor import Tensor
 from ..kernels import threads
 from ..kernels.draw import masks
-from ..kernels.memory import Block, empty
+from ..kernels.memory import Block, address_of, empty
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
 from .build import Source
@@ -70,7 +70,7 @@ class _Run:
         threads.ready(layout.parts)
         saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
-        self.addresses = {key: array.ctypes.data for key, array in (self.given | self.made).items()}
+        self.addresses = self.bound.addresses | {key: address_of(a) for key, a in (self.given | self.made).items()}
         if saved is not None:
             self.addresses[SAVED] = saved.address
         work = Block(layout.sizes.get(WORK, 0))
@@ -131,17 +131,12 @@ class _Run:
         self.given: dict[Key, Any] = {}
         for i, x in enumerate(inputs):
             self.given["x", i] = self._over_time(x._array)
-        for i, n in enumerate(low.matrices):
-            matrix = self.fixtures[n]._array
-            along = matrix.itemsize in matrix.strides  # kernels read along a row or a column
-            self.given["matrix", i] = matrix if along else np.ascontiguousarray(matrix)
-        for i, n in enumerate(low.vectors):
-            self.given["vector", i] = np.ascontiguousarray(self.fixtures[n]._array)
+        self.bound = self.compiled.bound(self.fixtures)
         for i, n in enumerate(low.per_row):
             self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
         self.strides = Strides(
             tuple([self.given["x", i].strides[:2] for i in range(len(inputs))]),
-            tuple([self.given["matrix", i].strides for i in range(len(low.matrices))]),
+            self.bound.strides,
             tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))]),
             len(low.vectors),
         )
@@ -162,10 +157,10 @@ class _Run:
         """Run the kernels on what is given, the memory of the run and of `more`."""
         if self.ragged is not None:
             more = more | {LIVE: np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])}
-        known = self.addresses | {key: array.ctypes.data for key, array in more.items()}
+        known = self.addresses | {key: address_of(array) for key, array in more.items()}
         known[WORK] = work.address
         table = layout.table(known)
-        threads.run(layout.work, table.ctypes.data, layout.jobs, layout.parts)
+        threads.run(layout.work, address_of(table), layout.jobs, layout.parts)
 
     # --- Back ---
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
+from ..kernels.memory import address_of
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
 from .lower import Lowering
+from .plan import Key
 
 
 class Fixtures:
@@ -31,6 +34,37 @@ class Fixtures:
                 made = self.tensors[self.low.bound[number]]
             found = self._known[number] = made
         return found
+
+
+class Bound(NamedTuple):
+    """Matrices and vectors as kernels read them, and where they lie: of the arrays they were made of."""
+
+    arrays: list[Any]
+    given: dict[Key, Any]
+    addresses: dict[Key, int]
+    strides: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, fixtures: Fixtures, known: Bound | None) -> Bound:
+        """Those of the fixtures: what is known already, where the arrays are still the same."""
+        low = fixtures.low
+        arrays = [fixtures[n]._array for n in (*low.matrices, *low.vectors)]
+        if known is not None and all(map(operator.is_, known.arrays, arrays)):
+            return known
+        count = len(low.matrices)
+        given: dict[Key, Any] = {}
+        for i, matrix in enumerate(arrays[:count]):
+            along = matrix.itemsize in matrix.strides  # kernels read along a row or a column
+            given["matrix", i] = matrix if along else np.ascontiguousarray(matrix)
+        for i, vector in enumerate(arrays[count:]):
+            given["vector", i] = np.ascontiguousarray(vector)
+        addresses = {key: address_of(array) for key, array in given.items()}
+        return cls(arrays, given, addresses, tuple([given["matrix", i].strides for i in range(count)]))
+
+    @property
+    def lasting(self) -> bool:
+        """Whether nothing was copied, so that it can be used again when the numbers have changed."""
+        return all(map(operator.is_, self.arrays, self.given.values()))
 
 
 class Totals:

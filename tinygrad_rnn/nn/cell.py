@@ -49,7 +49,9 @@ class Cell(Module):
 
     def zeros(self, batch_size: int, n: int) -> Tensor:
         """State of shape (batch_size, n), zero, in the parameters' dtype."""
-        first = next(iter(self.parameters()), None)
+        first = next((part for part in vars(self).values() if isinstance(part, Parameter)), None)
+        if first is None:
+            first = next(self.parameters(), None)
         return zeros(batch_size, n, dtype=first.dtype if first is not None else None)
 
     def seen(self, hidden: Any) -> Any:
