@@ -43,8 +43,8 @@ class Compiled:
         self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
         self.shown = {i for i in self.carried if i is not None}
         low = program.low
-        #: Whether all matrices and vectors are tensors of others, which are there at the next run too.
-        self.binds = not any(isinstance(low.fixtures[n], Recipe) for n in (*low.matrices, *low.vectors))
+        #: Whether no gradient goes to what is made of others' tensors, so that it need not be made at each run.
+        self.binds = not any(isinstance(low.fixtures[n], Recipe) for n in program.of_fixtures)
         self._bound: Bound | None = None
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}

@@ -48,7 +48,6 @@ class _Run:
     ) -> None:  # fmt: skip
         self.compiled, self.eager, self.forwards = compiled, eager, not reverse
         self.carry_nest, self.x_nest, self.keys = carry, xs, source.keys
-        low = compiled.program.low
         self.inputs = [*leaves(carry), *leaves(xs)]
         self.ragged = ragged
         self.steps = self.inputs[-1].shape[0] if ragged is None else ragged.longest
@@ -57,9 +56,8 @@ class _Run:
         self.start: Any
         self.end: Any
         self.start, self.end = (0, ends) if self.forwards else (ends, 0)
-        self.fixtures = Fixtures(low, source.tensors)
-        outer = [self.fixtures[n] for n, made in enumerate(low.fixtures) if not isinstance(made, Recipe)]
-        self.outer = [t for t in outer if t._requires_grad]
+        self.fixtures = Fixtures(compiled.program.low, source.tensors)
+        self.outer = [t for t in self.fixtures.taken if t._requires_grad]
         self._take(self.inputs[len(compiled.program.next) :])
 
     def forward(self) -> tuple[Any, Any]:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tape import no_grad
-from ..autograd.tensor import Tensor
+from ..autograd.tape import root_of
 from ..kernels.memory import address_of
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
@@ -23,6 +22,8 @@ class Fixtures:
     def __init__(self, low: Lowering, tensors: Sequence[Any]) -> None:
         self.low, self.tensors = low, tensors
         self._known: dict[int, Any] = {}
+        #: Those that are tensors of others, and not made of them here.
+        self.taken = [self[n] for n, made in enumerate(low.fixtures) if not isinstance(made, Recipe)]
 
     def __getitem__(self, number: int) -> Any:
         found = self._known.get(number)
@@ -37,9 +38,9 @@ class Fixtures:
 
 
 class Bound(NamedTuple):
-    """Matrices and vectors as kernels read them, and where they lie: of the arrays they were made of."""
+    """Matrices and vectors as kernels read them, where they lie, and the arrays of the tensors they are made of."""
 
-    arrays: list[Any]
+    sources: list[Any]
     given: dict[Key, Any]
     addresses: dict[Key, int]
     strides: tuple[tuple[int, int], ...]
@@ -47,24 +48,25 @@ class Bound(NamedTuple):
     @classmethod
     def of(cls, fixtures: Fixtures, known: Bound | None) -> Bound:
         """Those of the fixtures: what is known already, where the arrays are still the same."""
-        low = fixtures.low
-        arrays = [fixtures[n]._array for n in (*low.matrices, *low.vectors)]
-        if known is not None and all(map(operator.is_, known.arrays, arrays)):
+        sources = [t._array for t in fixtures.taken]
+        if known is not None and all(map(operator.is_, known.sources, sources)):
             return known
-        count = len(low.matrices)
+        low = fixtures.low
         given: dict[Key, Any] = {}
-        for i, matrix in enumerate(arrays[:count]):
+        for i, n in enumerate(low.matrices):
+            matrix = fixtures[n]._array
             along = matrix.itemsize in matrix.strides  # kernels read along a row or a column
             given["matrix", i] = matrix if along else np.ascontiguousarray(matrix)
-        for i, vector in enumerate(arrays[count:]):
-            given["vector", i] = np.ascontiguousarray(vector)
+        for i, n in enumerate(low.vectors):
+            given["vector", i] = np.ascontiguousarray(fixtures[n]._array)
         addresses = {key: address_of(array) for key, array in given.items()}
-        return cls(arrays, given, addresses, tuple([given["matrix", i].strides for i in range(count)]))
+        return cls(sources, given, addresses, tuple([given["matrix", i].strides for i in range(len(low.matrices))]))
 
     @property
     def lasting(self) -> bool:
-        """Whether nothing was copied, so that it can be used again when the numbers have changed."""
-        return all(map(operator.is_, self.arrays, self.given.values()))
+        """Whether all is read where it lies, so that this holds when the numbers have changed."""
+        roots = {id(root_of(array)) for array in self.sources}
+        return all(id(root_of(array)) in roots for array in self.given.values())
 
 
 class Totals:
@@ -93,14 +95,23 @@ class Totals:
             return operands[0] + operands[1]
         if made.op == "sum":
             return operands[0].sum(made.settings["axis"])
-        with no_grad():
-            return replayed(
-                made, [None if a is None else Tensor(np.asarray(a, self.low.dtype)) for a in operands]
-            )._array
+        arrays = [None if a is None else np.asarray(a, self.low.dtype) for a in _with_numbers(made, operands)]
+        settings = {} if isinstance(made.op, Elementwise) else dict(made.settings)
+        return np.asarray(made.op.forward(arrays, settings))
 
 
 def replayed(recipe: Recipe, operands: list[Any]) -> Any:
     """A recipe on tensors."""
-    if isinstance(recipe.op, Elementwise):
-        return recipe.op.call(*[recipe.settings.get(name, x) for name, x in zip(recipe.op.inputs, operands)])
-    return recipe.op.call(operands, dict(recipe.settings))
+    operands = _with_numbers(recipe, operands)
+    return (
+        recipe.op.call(*operands)
+        if isinstance(recipe.op, Elementwise)
+        else recipe.op.call(operands, dict(recipe.settings))
+    )
+
+
+def _with_numbers(recipe: Recipe, operands: list[Any]) -> list[Any]:
+    """The operands, with the plain numbers among them, which an elementwise op has in its settings."""
+    if not isinstance(recipe.op, Elementwise):
+        return operands
+    return [recipe.settings.get(name, x) for name, x in zip(recipe.op.inputs, operands)]
