@@ -179,6 +179,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "logsumexp": axes(torch.logsumexp),
     "softmax": one_axis(torch.softmax),
     "log_softmax": one_axis(torch.log_softmax),
+    "log_softmax_pull": lambda slope, logs, axis: slope - torch.exp(logs) * slope.sum(axis, keepdim=True),
     "argmax": one_axis_or_all(torch.argmax),
     "argmin": one_axis_or_all(torch.argmin),
     "any": axes(torch.any),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, ShapeError
+from ..kernels import softmax as rows
 from .declare import Array, Refusal, call, opaque, reduction
 from .elementwise import exp, where
 from .op import normalized_axes
@@ -301,16 +302,37 @@ def _(g, y, axis):
 @reduction(integers=False, samples=_axis, refusals=_bad)
 def log_softmax(x: Array, axis: int = -1) -> Any:
     """x - log(sum(e^x)) along one axis."""
-    if x.size == 0:
-        return x.copy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shifted = x - np.max(x, axis=axis, keepdims=True)
-        return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+    return _by_rows(rows.log_softmax, axis, x)
 
 
 @log_softmax.vjp("x")
 def _(g, y, axis):
-    return g - exp(y) * sum(g, axis, True)
+    return log_softmax_pull(g, y, axis)
+
+
+@opaque(integers=False, samples=lambda r: [call(r(3, 4), r(3, 4), axis=1), call(r(2, 3, 4), r(2, 3, 4), axis=0)])
+def log_softmax_pull(slope: Array, logs: Array, axis: int) -> Any:
+    """slope - e^logs sum(slope) along one axis: how the gradient `slope` goes back through logs = log_softmax(x)."""
+    return _by_rows(rows.pulled, axis, slope, logs)
+
+
+@log_softmax_pull.vjp("slope")
+def _(g, logs, axis):
+    return g - sum(g * exp(logs), axis, True)
+
+
+@log_softmax_pull.vjp("logs")
+def _(g, slope, logs, axis):
+    return -g * exp(logs) * sum(slope, axis, True)
+
+
+def _by_rows(kernel: Any, axis: int, *arrays: Any) -> Any:
+    """A kernel of rows on arrays of one shape, along an axis."""
+    moved = [np.moveaxis(a, axis, -1) if a.ndim else a.reshape(1) for a in arrays]
+    made = np.empty(moved[0].shape, moved[0].dtype)
+    if made.size:
+        kernel(*[a.reshape(-1, made.shape[-1]) for a in moved], made.reshape(-1, made.shape[-1]))
+    return np.moveaxis(made, -1, axis) if arrays[0].ndim else made.reshape(())
 
 
 # --- Without a gradient ---
