@@ -26,6 +26,8 @@ FEW = 128
 
 def matmul(a: Any, b: Any) -> Any:
     """a @ b over the last two axes, the others broadcast."""
+    if a.ndim > b.ndim == 2 and a.flags.c_contiguous:  # one product instead of many, each with the same matrix
+        return matmul(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[1])
     if a.ndim == b.ndim == 2 and a.shape[0] * b.size > SMALL:
         made = multiplied(a, b)
         if made is not None:
