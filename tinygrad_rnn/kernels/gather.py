@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,16 @@ def scatter_add(rows: Any, index: Any, out: Any) -> None:
 def add_at(out: Any, key: Any, values: Any) -> None:
     """out[key] += values in place, repeated integer indices adding up, for any key that NumPy takes."""
     keys = key if isinstance(key, tuple) else (key,)
-    arrays = [k for k in keys if isinstance(k, (np.ndarray, list))]
-    if not arrays or all(np.asarray(k).dtype == bool for k in arrays):
+    arrays = [np.asarray(k) for k in keys if isinstance(k, (np.ndarray, list))]
+    masks = [k for k in arrays if k.dtype == bool]
+    if len(masks) == len(arrays):
         out[key] += values
-    elif len(keys) == 1 and out.ndim and out.flags.c_contiguous:
-        index = np.asarray(keys[0]).ravel().astype(np.int64, copy=False)
-        row = int(np.prod(out.shape[1:]))
-        index = np.where(index < 0, index + len(out), index)
-        scatter_add(np.asarray(values, out.dtype).reshape(index.size, row), index, out.reshape(len(out), row))
+    elif not masks and len(arrays) == len(keys) <= out.ndim and out.size and out.flags.c_contiguous:
+        sizes, rest = out.shape[: len(keys)], out.shape[len(keys) :]
+        several = np.broadcast_arrays(*arrays)
+        index = np.ravel_multi_index(several, sizes, mode="wrap").ravel()  # -1 is the last
+        rows = np.broadcast_to(np.asarray(values, out.dtype), (*several[0].shape, *rest))
+        row = math.prod(rest)
+        scatter_add(rows.reshape(index.size, row), index, out.reshape(math.prod(sizes), row))
     else:
         np.add.at(out, key, values)
