@@ -32,8 +32,8 @@ def test_an_lstm_pass_by_pass():
 
 def test_every_layer_and_both_directions():
     layer = tg.nn.GRU(3, 4, 2, bidirectional=True)
-    found = tg.explain(layer, tg.zeros(3, 2, 3))  # too short to be fused under "auto"; explained all the same
-    assert [(place.layer, place.reverse) for place, _ in found.parts] == [(0, False), (0, True), (1, False), (1, True)]
+    found = tg.explain(layer, tg.zeros(8, 2, 3))
+    assert [(place.layer, place.reverse) for place, *_ in found.parts] == [(0, False), (0, True), (1, False), (1, True)]
     assert found.fused and "GRUCell, layer 1, in reverse: fused" in str(found)
 
 
@@ -81,3 +81,16 @@ def test_warmup(capsys):
     assert cli.main(["warmup", "NoCell"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("tinygrad-rnn: warmup: no such cell") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "steps", "said"),
+    [
+        (lambda: tg.nn.GRU(2, 3), 7, "runs eagerly, as engine=\"auto\" fuses from 8 steps on, and here are 7"),
+        (lambda: tg.nn.GRU(2, 3, engine="eager"), 9, "runs eagerly, as engine=\"eager\" says so"),
+        (lambda: tg.nn.GRU(2, 3, checkpoint=4), 9, "because checkpoint runs pieces of the loop again"),
+    ],
+)  # fmt: skip
+def test_it_says_what_runs_eagerly_though_it_could_be_fused(layer, steps, said):
+    found = tg.explain(layer(), tg.zeros(steps, 1, 2))
+    assert said in str(found) and not found.fused

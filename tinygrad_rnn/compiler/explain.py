@@ -18,27 +18,28 @@ class Explanation:
 
     Attributes:
         fused: whether all of them become kernels.
-        parts: for each its place, and a `Program` or the reason why there is none.
+        parts: for each its place, a `Program` or the reason why there is none, and why its engine leaves it eager
+            though there is one ("" where it does not).
     """
 
-    def __init__(self, parts: Sequence[tuple[Place, Any]], names: dict[int, str]) -> None:
+    def __init__(self, parts: Sequence[tuple[Place, Any, str]], names: dict[int, str]) -> None:
         self.parts, self._names = list(parts), names
-        self.fused = bool(parts) and all(isinstance(found, Program) for _, found in parts)
+        self.fused = bool(parts) and all(isinstance(found, Program) and not left for _, found, left in parts)
 
     def __str__(self) -> str:
         if not self.parts:
             return "nothing runs over time here"
-        return "\n\n".join(["\n".join(self._part(place, found)) for place, found in self.parts])
+        return "\n\n".join(["\n".join(self._part(*part)) for part in self.parts])
 
     __repr__ = __str__
 
-    def _part(self, place: Place, found: Any) -> Iterator[str]:
+    def _part(self, place: Place, found: Any, left: str) -> Iterator[str]:
         where = f"{place.cell}, layer {place.layer}{', in reverse' if place.reverse else ''}"
         if not isinstance(found, Program):
             yield f"{where}: runs eagerly, step by step"
             yield f"  because {found}"
             return
-        yield f"{where}: fused"
+        yield f"{where}: fused" if not left else f"{where}: runs eagerly, as {left}; fused it would be this:"
         yield f"  {found.dtype}, {len(found.low.step.values)} values, {len(found.kept)} kept for the gradient"
         names = self._named(found)
         outside = ", ".join(dict.fromkeys(names.values())) or "no others"
@@ -91,7 +92,7 @@ def explain(run: Callable[..., Any], *inputs: Any) -> Explanation:
     RNNCell, layer 0: fused
     ...
     """
-    parts: list[tuple[Place, Any]] = []
+    parts: list[tuple[Place, Any, str]] = []
     with enable_grad(), explaining(parts):
         run(*inputs)
     names = {}

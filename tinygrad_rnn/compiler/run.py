@@ -36,7 +36,7 @@ ENOUGH = 8
 
 class _Chosen(threading.local):
     name = "auto"
-    parts: list[tuple[Place, Any]] | None = None
+    parts: list[tuple[Place, Any, str]] | None = None
 
 
 _chosen = _Chosen()
@@ -65,8 +65,9 @@ def engine(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explaining(parts: list[tuple[Place, Any]]) -> Iterator[None]:
-    """Inside, each loop runs eagerly, and leaves its place with the `Program` that it would become, or why not."""
+def explaining(parts: list[tuple[Place, Any, str]]) -> Iterator[None]:
+    """Inside, each loop runs eagerly, and leaves its place, the `Program` that it can become or a `NotFused`, and why
+    its engine leaves it eager though it could ("" where it does not)."""
     outer, _chosen.parts = _chosen.parts, parts
     try:
         yield
@@ -160,14 +161,16 @@ def unrolled(
 
     if _chosen.parts is not None:
         try:
+            if every is not None:
+                raise _in_pieces()
             found: Any = _program(step, carry, xs, place, first, (source or Source())._replace(listed=True))
         except NotFused as trouble:
             found = trouble
-        _chosen.parts.append((place, found))
+        _chosen.parts.append((place, found, _left_eager(name, steps)))
     elif name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
         try:
             if every is not None:
-                raise NotFused("checkpoint runs pieces of the loop again")
+                raise _in_pieces()
             return fused(step, carry, xs, place, first, source or Source(), ragged)
         except NotFused as trouble:
             if name == "fused":
@@ -210,6 +213,17 @@ def unrolled(
         run.__name__ = place.cell
         carry, parts[a] = replayed(run, carry, map_nest(lambda x, a=a: x[a : a + every], xs))
     return carry, map_nest(lambda *ys: concat(ys), *[parts[a] for a in starts])
+
+
+def _in_pieces() -> NotFused:
+    return NotFused("checkpoint runs pieces of the loop again")
+
+
+def _left_eager(name: str, steps: int) -> str:
+    """Why a loop that could be fused is not, where the engine is this one; "" where it is."""
+    if name == "auto" and steps < ENOUGH:
+        return f'engine="auto" fuses from {ENOUGH} steps on, and here are {steps}'
+    return 'engine="eager" says so' if name == "eager" else ""
 
 
 @contextlib.contextmanager
