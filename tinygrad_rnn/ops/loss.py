@@ -183,7 +183,7 @@ class Cases(NamedTuple):
 
     Attributes:
         counted: which cases count.
-        factors: how much, 0 for those that do not.
+        factors: how much, 0 for those that do not; None where each counts once.
         key: where in the scores that of each case's class is.
     """
 
@@ -193,7 +193,7 @@ class Cases(NamedTuple):
 
 
 def _cases(name: str, scores: Any, target: Any, per_class: Any, ignore_index: int) -> Cases:
-    axis, labels = _classes_axis(name, scores), np.asarray(target)
+    axis, labels = _classes_axis(name, scores), np.array(target)  # a copy: the caller may write to his
     classes, expected = scores.shape[axis], scores.shape[:axis] + scores.shape[axis + 1 :]
     if labels.dtype.kind not in "iu":
         raise DtypeError(f"{name}: the target is of class numbers", expected="integers", got=labels.dtype)
@@ -207,11 +207,13 @@ def _cases(name: str, scores: Any, target: Any, per_class: Any, ignore_index: in
         raise ArgumentError(
             f"{name}: a target is out of range", expected=f"0 to {classes - 1}", got=int(labels[wrong][0])
         )
-    factors, safe = counted.astype(scores.dtype), np.where(counted, labels, 0)
-    if per_class is not None and labels.size:
-        factors = factors * per_class[safe]
+    factors: Any = None
+    if per_class is not None or not labels.size or not counted.all():
+        factors, labels = counted.astype(scores.dtype), np.where(counted, labels, 0)
+        if per_class is not None and labels.size:
+            factors = factors * per_class[labels]
     places = np.indices(labels.shape, sparse=True)
-    return Cases(counted, factors, (*places[:axis], safe, *places[axis:]))
+    return Cases(counted, factors, (*places[:axis], labels, *places[axis:]))
 
 
 def _classes_axis(name: str, scores: Any) -> int:
@@ -234,7 +236,10 @@ def _per_class(name: str, weight: Any, scores: Any) -> Any:
 
 def _minus_chosen(logs: Any, cases: Cases) -> Any:
     """Minus the score of each case's class, weighted."""
-    loss = -getitem(logs, cases.key) * cases.factors
+    loss = -getitem(logs, cases.key)
+    if cases.factors is None:
+        return loss
+    loss = loss * cases.factors
     return loss if cases.counted.all() else where(cases.counted, loss, 0.0)  # an ignored score may be infinite
 
 
@@ -242,6 +247,8 @@ def _averaged(name: str, loss: Any, cases: Cases, reduction: str) -> Any:
     """The loss reduced, where the mean is weighted as the cases are."""
     if reduction != "mean":
         return _reduced(name, loss, reduction)
+    if cases.factors is None:
+        return mean(loss)
     total = cases.factors.sum()
     return sum(loss) / total if total else sum(loss) * total.dtype.type(np.nan)  # the mean of nothing
 
