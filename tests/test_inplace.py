@@ -203,3 +203,13 @@ def test_views_as_arrays_cannot_be_made_writable_and_share_the_memory_of_the_ten
     c += 1.0
     with pytest.raises(GraphError, match="changed in place"):
         y.sum().backward()
+
+
+def test_labels_written_to_after_the_loss_change_no_gradient():
+    scores = tg.tensor(np.random.default_rng(0).standard_normal((3, 4)), requires_grad=True)
+    labels = np.array([0, 2, 3])
+    loss = tg.cross_entropy(scores, labels)
+    labels[...] = 1
+    loss.backward()
+    expected = (tg.softmax(scores.detach()).numpy() - np.eye(4)[[0, 2, 3]]) / 3.0
+    np.testing.assert_allclose(scores.grad.numpy(), expected, rtol=0, atol=1e-12)
