@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
+from tinygrad_rnn.autograd.nest import map_nest
 from tinygrad_rnn.data import Streams, Vocabulary, bundled_text, read_text
 from tinygrad_rnn.errors import ArgumentError, FileError, TinygradError
 from tinygrad_rnn.files import write_whole
@@ -52,6 +53,14 @@ class CharacterModel(nn.Module):
         """Symbols (T, B) and a state -> scores (T, B, V) for the next symbol, and the state after the last step."""
         output, state = self.recurrent(self.embedding(symbols), state)
         return self.scores(self.dropout(output)), state
+
+    def step(self, symbols, states):
+        """One step: symbols (B,) and a state for each cell -> scores (B, V), and the states after it."""
+        output, after = self.embedding(symbols), []
+        for cell, state in zip(self.recurrent.cells, states):
+            output, state = cell.step(output, state)
+            after.append(state)
+        return self.scores(output), after
 
 
 # --- 2. One update ---
@@ -84,15 +93,18 @@ def update(model, optimizer, inputs, targets, state, clip):
 @tg.no_grad()
 def write(model, vocabulary, length, prompt="\n", temperature=1.0, top_k=None, rng=None):
     """Read the prompt, then draw `length` symbols, each from what the model expects after all before it."""
+
+    def drawn(carry, _):
+        scores, states = carry
+        symbol = tg.categorical(scores, temperature, top_k, rng)
+        return model.step(symbol, states), symbol
+
     model.eval()
     scores, state = model(vocabulary.encode(prompt)[:, None])
-    written = []
-    for _ in range(length):
-        symbol = tg.categorical(scores[-1], temperature, top_k, rng)
-        written.append(int(symbol))
-        scores, state = model(symbol.reshape(1, 1), state)
+    states = [map_nest(lambda part, i=i: part[i], state) for i in range(len(model.recurrent.cells))]
+    _, written = tg.scan(drawn, (scores[-1], states), tg.arange(length))
     model.train()
-    return vocabulary.decode(written)
+    return vocabulary.decode(written[:, 0].numpy())
 
 
 # --- 4. A run: what is kept, and how it goes on ---

@@ -87,6 +87,12 @@ def dropped(x: Any, p: float, key: int) -> Any:
     return torch.where(kept, x / (1.0 - p), torch.zeros_like(x))
 
 
+def noisy(x: Any, scale: float, key: int) -> Any:
+    """With the noise that our key draws."""
+    uniform = torch.tensor(draw.uniform(key, x.numel()).reshape(x.shape))
+    return x - scale * torch.log(-torch.log(uniform)).to(x.dtype)
+
+
 def pad(x: Any, pad_width: Any, mode: str, constant_values: Any) -> Any:
     """Axis by axis: torch.nn.functional.pad has neither these widths nor all of these modes."""
     if isinstance(pad_width, dict):
@@ -223,6 +229,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "embedding": lambda weight, index: F.embedding(index, weight),
     "linear": F.linear,
     "dropped": dropped,
+    "noisy": noisy,
 }
 
 #: Ops that torch has nothing to compare with, each with its reason.

@@ -151,6 +151,7 @@ def test_every_op_is_documented_and_public_or_internal_on_purpose(op):
         "getitem",
         "patched",
         "dropped",
+        "noisy",
         "astype",
         "gelu_erf",
         "gelu_tanh",

@@ -251,6 +251,38 @@ def character(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return [*rows, {"what": "geometric mean", "unit": "1", "times as fast": statistics.geometric_mean(ratios)}]
 
 
+def sampling(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """A thousand characters, each drawn from what an LSTM expects after all before it, beside a loop in PyTorch."""
+    symbols, count, size = 65, 1000, 256
+    table, cell, scores_of = tg.nn.Embedding(symbols, 64), tg.nn.LSTMCell(64, size), tg.nn.Linear(size, symbols)
+    embedding, their_cell = torch.nn.Embedding(symbols, 64), torch.nn.LSTMCell(64, size)
+    linear = torch.nn.Linear(size, symbols)
+
+    def drawn(carry: Any, _: Any) -> Any:
+        output, state = cell.step(table(carry[0]), carry[1])
+        symbol = tg.categorical(scores_of(output))
+        return (symbol, state), symbol
+
+    def ours() -> Any:
+        with tg.no_grad():
+            return tg.scan(drawn, (tg.tensor([0]), cell.initial_state(1)), tg.arange(count), engine="fused")[1]
+
+    def theirs() -> Any:
+        symbol, written = torch.zeros(1, dtype=torch.int64), []
+        with torch.inference_mode():
+            state = None
+            for _ in range(count):
+                state = their_cell(embedding(symbol), state)
+                symbol = torch.multinomial(torch.softmax(linear(state[0]), -1), 1)[:, 0]
+                written.append(symbol)
+            return torch.stack(written)
+
+    times = interleaved({"ours": ours, "torch": theirs}, rounds)
+    found = row(f"{count} characters written (H {size})", "ms", 1e3, times)
+    found["times as fast"] = statistics.median([b / a for a, b in zip(times["ours"], times["torch"])])
+    return [found]
+
+
 def copies(torch: Any, rounds: int) -> list[dict[str, Any]]:
     """One's own copies of the LSTM's equations beside the layer."""
     rows = []
@@ -266,7 +298,7 @@ def copies(torch: Any, rounds: int) -> list[dict[str, Any]]:
 
 PARTS = {
     "tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers, "cells": cells,
-    "copies": copies, "character": character,
+    "copies": copies, "character": character, "sampling": sampling,
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from ..kernels import scalar
 from ..ops.random import Draws, RandomKey
 from ..program.rows import COSTLY
 from ..program.step import Value
-from .forms import Fixed, Row, Total
+from .forms import Fixed, Lone, Row, Total
 from .lower import Lowering
 from .plan import Key, Plan, Wanted
 from .trace import NotFused, Trace, Traced
@@ -75,7 +75,7 @@ class Program:
         source: Source,
     ) -> None:
         parts, inputs = list(leaves(carry)), list(leaves(xs[0]))
-        self.rows, self.dtype = _rows([*parts, *inputs])
+        self.rows, self.dtype = _rows(parts, inputs, needs_x)
         self.carry_shapes = [part.shape[1:] for part in parts]
         differentiable = thread.state.enabled
         draws = Draws()
@@ -95,11 +95,13 @@ class Program:
         for i, start in enumerate(starts):
             low.know(start._array, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
         for i, one in enumerate(given):
-            low.know(one._array, Row(low.step.input(("x", i), _size(one)), one.shape[1:]))
+            low.know(one._array, Lone() if not one.ndim else Row(low.step.input(("x", i), _size(one)), one.shape[1:]))
         low.run(trace.done)
         after, outputs = list(leaves(self.carry)), list(leaves(self.y))
         self.next = [self._row(part) for part in after]
         self.ys = [self._row(part) for part in outputs]
+        self._limited()
+        self.y_dtypes = [part.dtype for part in outputs]
         self.y_shapes = [part.shape[1:] for part in outputs]
         self.flows, self.ys_flow = self._flowing(trace.done, starts, given, after, outputs, needs, needs_x)
         self.wants_x = [differentiable and wants for wants in needs_x]
@@ -124,9 +126,19 @@ class Program:
         trace.check()
         return trace, starts, given, made, y
 
+    def _limited(self) -> None:
+        """See that whole numbers stay below their limits from step to step."""
+        for (name, i), limit in self.low.limits:
+            value = self.next[i] if name == "carry" else None
+            given = value is None or value.setting == (name, i)
+            if value is not None and not given and self.low.below.get(value.number, math.inf) > limit:
+                raise NotFused("a number in the carry may be beyond the table that it is looked up in")
+
     def _row(self, tensor: Any) -> Value:
         """The value of an output, in full."""
         found = self.low.of(tensor)
+        if isinstance(found, Lone):
+            raise NotFused("an x without a batch axis is an output")
         if not isinstance(found, Row):
             if tensor.dtype != self.dtype:
                 raise NotFused(f"an output of {tensor.dtype}")
@@ -350,16 +362,19 @@ def _start(array: Any, wants: bool) -> Tensor:
     return made
 
 
-def _rows(tensors: Sequence[Any]) -> tuple[int, np.dtype[Any]]:
-    """The size of the batch axis, and the dtype."""
-    if any(not t.ndim for t in tensors):
+def _rows(carry: Sequence[Any], xs: Sequence[Any], needs_x: Sequence[bool]) -> tuple[int, np.dtype[Any]]:
+    """The size of the batch axis, and the dtype of all that is not whole numbers."""
+    lone = [not x.ndim and not wants for x, wants in zip(xs, needs_x)]  # may be left aside by the step
+    tensors = [*carry, *[x for x, alone in zip(xs, lone) if not alone]]
+    if not tensors or any(not t.ndim for t in tensors):
         raise NotFused("the carry or x has no batch axis")
     sizes = {t.shape[0] for t in tensors}
-    dtypes = {t.dtype for t in tensors}
+    dtypes = {t.dtype for t in tensors if t.dtype.kind not in "iu"}
     if len(sizes) != 1:
         raise NotFused("the first axes of carry and x differ, so none is the batch")
     if len(dtypes) != 1 or next(iter(dtypes)).kind != "f":
-        raise NotFused(f"carry and x are of {', '.join(sorted(map(str, dtypes)))}, not of one floating dtype")
+        found = sorted({str(t.dtype) for t in tensors})
+        raise NotFused(f"carry and x are of {', '.join(found)}, not of one floating dtype")
     if any(_size(t) == 0 for t in tensors) or 0 in sizes:
         raise NotFused("there are no elements")
     return sizes.pop(), dtypes.pop()

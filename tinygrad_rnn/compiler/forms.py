@@ -25,6 +25,10 @@ class Fixed(NamedTuple):
     number: int
 
 
+class Lone(NamedTuple):
+    """One number that changes from step to step, the same for all rows: no kernel takes it."""
+
+
 class Tall(NamedTuple):
     """Rows, one batch below another: the sides of a sum of products over rows."""
 
@@ -44,14 +48,14 @@ class Total(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """The mask of a random op: 0 with probability p, else 1 / (1 - p).
+    """Random numbers of an op: 0 with probability p, else 1 / (1 - p); with p None, standard Gumbel noise.
 
     `kind` says what `key` is: the number of one among those drawn by a "step", or for the "sequence", or "fixed".
     """
 
     kind: str
     key: int
-    p: float
+    p: float | None
     width: int
 
 

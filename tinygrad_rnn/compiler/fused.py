@@ -13,7 +13,7 @@ from ..autograd.replay import joined, redirected
 from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, root_of, thread, tick
 from ..autograd.tensor import Tensor
 from ..kernels import threads
-from ..kernels.draw import masks
+from ..kernels.draw import gumbels, masks
 from ..kernels.memory import Block, address_of, empty
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
@@ -81,12 +81,13 @@ class _Run:
         for state, part in zip(states, self.inputs):
             state[self.start] = self._sorted(part._array.reshape(program.rows, -1), 0)
         self._go(layout, work, {}, self.forwards)
-        arrays = [self._unsorted(state[self.end], part.shape) for state, part in zip(states, self.inputs)]
+        ends = [self._unsorted(state[self.end], part.shape) for state, part in zip(states, self.inputs)]
+        arrays = [end.astype(part.dtype, copy=False) for end, part in zip(ends, self.inputs)]
         for i, (carry, shape) in enumerate(zip(self.compiled.carried, program.y_shapes)):
             y = self.made["y", i] if carry is None else self.made["state", carry]
             y = y if carry is None else y[1:] if self.forwards else y[:-1]
             y = y if self.ragged is None else self.ragged.whole(y)
-            arrays.append(y.reshape(len(y), program.rows, *shape))
+            arrays.append(y.reshape(len(y), program.rows, *shape).astype(program.y_dtypes[i], copy=False))
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
             self.read = Reads([root_of(array) for array in self.made.values()])
@@ -107,7 +108,9 @@ class _Run:
 
     def _over_time(self, array: Any) -> Any:
         """An array (T, B, ...) as (steps, B, n), in the order in which its rows run."""
-        return _flat(self._sorted(array[: self.steps], 1), self.steps, self.compiled.program.rows)
+        program = self.compiled.program
+        floating = array[: self.steps].astype(program.dtype, copy=False)  # whole numbers are floats inside
+        return _flat(self._sorted(floating, 1), self.steps, program.rows)
 
     def _outputs(self) -> dict[Key, Any]:
         """Memory for what is returned: states that are outputs, with the one before the first, and other outputs."""
@@ -127,8 +130,9 @@ class _Run:
         """The arrays that come from outside, by their names, and their strides."""
         low, rows = self.compiled.program.low, self.compiled.program.rows
         self.given: dict[Key, Any] = {}
+        self._nothing = np.zeros((1, 1, 1), self.compiled.program.dtype)  # for an x that the step leaves aside
         for i, x in enumerate(inputs):
-            self.given["x", i] = self._over_time(x._array)
+            self.given["x", i] = self._over_time(x._array) if x.ndim > 1 else self._nothing
         self.bound = self.compiled.bound(self.fixtures)
         for i, n in enumerate(low.per_row):
             self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
@@ -149,7 +153,11 @@ class _Run:
                 keys = drawn[mask.key] if self.forwards else drawn[mask.key][::-1]
             else:
                 keys = np.array([self.keys[mask.key] if mask.kind == "sequence" else mask.key])
-            masks(np.ascontiguousarray(keys, np.uint64), mask.p, block.array(*layout.spots["mask", i], program.dtype))
+            keys, room = np.ascontiguousarray(keys, np.uint64), block.array(*layout.spots["mask", i], program.dtype)
+            if mask.p is None:
+                gumbels(keys, room)
+            else:
+                masks(keys, mask.p, room)
 
     def _go(self, layout: Layout, work: Block, more: dict[Key, Any], forwards: bool) -> None:
         """Run the kernels on what is given, the memory of the run and of `more`."""

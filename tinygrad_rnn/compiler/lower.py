@@ -15,7 +15,7 @@ import numpy as np
 from ..autograd.tensor import Tensor
 from ..ops.op import Elementwise
 from ..program.step import Step, Value
-from .forms import Fixed, Mask, Recipe, Row, Tall, Total, Turned
+from .forms import Fixed, Lone, Mask, Recipe, Row, Tall, Total, Turned
 from .rules import RULES
 from .trace import NotFused, Traced
 
@@ -46,7 +46,11 @@ class Lowering:
         self.sums: list[Value] = []
         self.grams: list[tuple[Value, Value]] = []
         self.totals: list[Any] = []
+        #: For whole numbers that the step makes, what they are below; and what those given must be below.
+        self.below: dict[int, int] = {}
+        self.limits: list[tuple[tuple[str, int], int]] = []
         self.known: dict[int, Any] = {}
+        self._counts: dict[int, Fixed] = {}
         self._keys = keys
         self._numbers: dict[float, Fixed] = {}
         self._kept: list[Any] = []  # arrays, as long as `known` goes by their identity
@@ -76,7 +80,7 @@ class Lowering:
         """Lower every operation."""
         for one in trace:
             operands = [None if x is None else self.of(x) for x in one.inputs]
-            drawn = self._keys.get(one.settings["key"]) if one.op.name == "dropped" else None
+            drawn = self._keys.get(one.settings["key"]) if one.op.name in RANDOM else None
             if drawn is None and all(x is None or isinstance(x, Fixed) for x in operands):
                 made: Any = self.fixed(
                     Recipe(one.op, tuple(operands), one.settings),
@@ -101,6 +105,10 @@ class Lowering:
     def _lowered(self, one: Traced, operands: list[Any]) -> Any:
         if any(isinstance(x, (Total, Turned, Tall)) for x in operands):
             return self._outside(one, operands)
+        if any(isinstance(x, Lone) for x in operands):
+            raise NotFused("it takes an x without a batch axis")
+        if one.op.name not in WHOLE and any(x is not None and x.dtype.kind in "iu" for x in one.inputs):
+            raise NotFused("whole numbers are looked up in a table, or passed on, and no more")
         if isinstance(one.op, Elementwise):
             return self._elementwise(one, operands)
         rule = RULES.get(one.op.name)
@@ -193,8 +201,18 @@ class Lowering:
             return all(operand is None or self.constant(operand) for operand in made.operands)
         return made.node is None or (made.node.op is None and made._array.ndim == 0 and not made._requires_grad)
 
-    def mask(self, key: int, p: float, width: int) -> Value:
-        """What `dropped` multiplies by."""
+    def counted(self, width: int) -> Value:
+        """The numbers 0, 1, ..., width - 1."""
+        if width > exact(self.dtype):
+            raise NotFused(f"whole numbers up to {width} are not exact in {self.dtype}")
+        found = self._counts.get(width)
+        if found is None:
+            tensor = Tensor(np.arange(width, dtype=self.dtype))
+            found = self._counts[width] = self.fixed(tensor, tensor)
+        return self.vector(found, width)
+
+    def mask(self, key: int, p: float | None, width: int) -> Value:
+        """What `dropped` multiplies by, or with p None what `noisy` adds."""
         mask = Mask(*self._keys.get(key, ("fixed", key)), p, width)
         if mask not in self.masks:
             self.masks.append(mask)
@@ -265,6 +283,17 @@ class Lowering:
             self.sums.append(value)
         return self.total(("sum", self.sums.index(value)))
 
+
+def exact(dtype: np.dtype[Any]) -> int:
+    """Up to which number all whole ones are exact."""
+    return 1 << (np.finfo(dtype).nmant + 1)
+
+
+#: Operations with random numbers, which a key at each step gives.
+RANDOM = frozenset({"dropped", "noisy"})
+
+#: Operations that take whole numbers.
+WHOLE = frozenset({"embedding", "reshape", "expand_dims", "squeeze", "broadcast_to", "getitem"})
 
 #: Numbers that stand in a kernel's text.
 _PLAIN = frozenset({0.0, 0.5, 1.0, 2.0, 3.0, 4.0, -0.5, -1.0, -2.0, math.inf, -math.inf})

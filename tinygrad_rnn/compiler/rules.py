@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..kernels import scalar
 from ..program.step import Value
 from .forms import Recipe, Row, Tall, Turned
@@ -87,6 +89,47 @@ def _dropped(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     return Row(step.map(scalar.where, kept, step.map(scalar.multiply, value, mask), zero), one.made.shape[1:])
 
 
+@_rule("noisy")
+def _noisy(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    value, step = low.beside(operands[0], one.inputs[0], one.made.shape), low.step
+    noise = low.mask(one.settings["key"], None, math.prod(one.made.shape[1:]))
+    scaled = step.map(scalar.multiply, noise, low.given(float(one.settings["scale"])))
+    return Row(step.map(scalar.add, value, scaled), one.made.shape[1:])
+
+
+@_rule("argmax")
+def _argmax(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    """The least number of an element that is the largest, or NaN where one is."""
+
+    def place(row: Row) -> Value:
+        step, value = low.step, low.full(row)
+        largest = step.map(scalar.equal, value, step.reduce("max", value))
+        chosen = step.map(scalar.logical_or, largest, step.map(scalar.isnan, value))
+        number = step.map(scalar.where, chosen, low.counted(value.width), step.constant(math.inf))
+        found = step.reduce("min", number)
+        low.below[found.number] = value.width
+        return found
+
+    made: Row = _along(low, one, operands, place, False)
+    return made
+
+
+@_rule("embedding")
+def _embedding(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    """Rows of a table, as the product of ones and zeros with it."""
+    index, (count, width), step = low.rowed(operands[1]), one.inputs[0].shape, low.step
+    if index.size != 1:
+        raise NotFused("it looks up several rows of the table for each of the batch")
+    value = index.value
+    if value.operator == "input":
+        low.limits.append((value.setting, count))
+    elif low.below.get(value.number, math.inf) > count:
+        raise NotFused("a number may be beyond the table")
+    here = step.map(scalar.equal, value, low.counted(count))
+    ones = step.map(scalar.where, here, step.constant(1.0), step.constant(0.0))
+    return Row(step.product(ones, low.matrix(operands[0]), False, width), one.made.shape[1:])
+
+
 def _span(key: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     """Where in a flat row of this shape an index takes numbers: offset and count."""
     parts = list(key) if isinstance(key, tuple) else [key]
@@ -128,6 +171,8 @@ def _getitem(low: Lowering, one: Traced, operands: list[Any]) -> Row:
 @_rule("patched")
 def _patched(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     shape = one.settings["shape"][1:]
+    if any(isinstance(key[0], np.ndarray) for key in one.settings["keys"] if isinstance(key, tuple) and key):
+        raise NotFused("a gradient goes to a table; take what it looks up, for all steps, before the scan")
     if one.settings["shape"][:1] != (low.rows,):
         raise NotFused("it makes no rows")
     parts = []

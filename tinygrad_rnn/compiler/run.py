@@ -22,6 +22,7 @@ from ..ops.shape import concat, stack
 from .build import Program, Source
 from .compiled import Compiled
 from .fused import run as run_fused
+from .lower import exact
 from .ragged import Ragged, over_live_rows
 from .trace import NotFused
 
@@ -286,12 +287,27 @@ def fused(
                 source.known.clear()
             source.known[name] = compiled
 
+    _check_whole(compiled.program, carry, xs)
+
     def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
         lengths = None if ragged is None else ragged.lengths[ragged.back]
         return unrolled(step, carry, xs, place, first=first, engine="eager", lengths=lengths)
 
     with at(place):
         return run_fused(compiled, eagerly, carry, xs, place.reverse, source, ragged)
+
+
+def _check_whole(program: Program, carry: Any, xs: Any) -> None:
+    """Raise NotFused for whole numbers that a kernel, where they are floats, could not look up."""
+    limits = dict.fromkeys(program.low.limits)
+    for name, nest in (("carry", carry), ("x", xs)):
+        for i, part in enumerate(leaves(nest)):
+            if part.dtype.kind in "iu" and part.ndim > (name == "x") and part.size:
+                least, most = int(part._array.min()), int(part._array.max())
+                if least < -exact(program.dtype) or most > exact(program.dtype):
+                    raise NotFused(f"a whole number that is not exact in {program.dtype}")
+                if any(key == (name, i) and not 0 <= least <= most < limit for key, limit in limits):
+                    raise NotFused("a number beyond the table that it is looked up in")
 
 
 def _needs(nest: Any) -> tuple[bool, ...]:

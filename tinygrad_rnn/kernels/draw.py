@@ -28,6 +28,28 @@ def _mixed(z: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
+def _gumbels_twin(keys: Any, out: Any) -> None:
+    with np.errstate(divide="ignore"):
+        for key, row in zip(keys, out):
+            row[...] = -np.log(-np.log(uniform(int(key), row.size)))
+
+
+@loop("void(u8[::1],F[:,::1])", twin=_gumbels_twin)
+def gumbels(keys: Any, out: Any) -> None:
+    """out[i, j] = -log(-log(u)) of the number j of `uniform(keys[i])`: standard Gumbel noise."""
+    for i in range(out.shape[0]):
+        offset = keys[i]
+        offset = (offset ^ (offset >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        offset = (offset ^ (offset >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        offset = offset ^ (offset >> np.uint64(31))
+        for j in range(out.shape[1]):
+            z = np.uint64(j) * np.uint64(0x9E3779B97F4A7C15) + offset
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+            out[i, j] = -np.log(-np.log(float(z >> np.uint64(11)) * 2.0**-53))
+
+
 def _masks_twin(keys: Any, p: float, out: Any) -> None:
     for key, row in zip(keys, out):
         row[...] = np.where(uniform(int(key), row.size) >= p, 1.0 / (1.0 - p) if p < 1.0 else 1.0, 0.0)

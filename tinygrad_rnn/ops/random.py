@@ -17,6 +17,7 @@ from ..errors import ArgumentError
 from ..kernels import draw
 from ..kernels.locks import lock_across_forks
 from .declare import Array, Refusal, call, composite, opaque
+from .elementwise import where
 from .reduce import argmax
 
 _generator = np.random.default_rng()
@@ -139,6 +140,23 @@ def _(g, p, key):
     return dropped(g, p, key)
 
 
+@opaque(
+    symbol="+ noise",
+    integers=False,
+    samples=lambda r: [call(r(4, 5), scale=0.4, key=7), call(r(0, 2), scale=1.0, key=7)],
+)
+def noisy(x: Array, scale: float, key: int) -> Any:
+    """x + scale times the standard Gumbel noise of (key, element)."""
+    noise = np.empty((1, x.size), x.dtype)
+    draw.gumbels(np.array([key], np.uint64), noise)
+    return x + noise.reshape(x.shape) * x.dtype.type(scale)
+
+
+@noisy.vjp("x")
+def _(g):
+    return g
+
+
 # The samples draw nothing that matters: a call with the same operands must give the same result each time.
 
 
@@ -191,11 +209,10 @@ def categorical(
         raise ArgumentError("categorical: a temperature is at least 0", got=temperature)
     if top_k is not None and top_k < 1:
         raise ArgumentError("categorical: top_k is at least 1", got=top_k)
-    scores = np.asarray(logits, np.float64)
-    if top_k is not None and top_k < scores.shape[-1]:
-        lowest = np.partition(scores, -top_k, axis=-1)[..., -top_k, None]
-        scores = np.where(scores < lowest, -np.inf, scores)
+    if top_k is not None and top_k < logits.shape[-1]:
+        scores = np.asarray(logits)
+        logits = where(scores < np.partition(scores, -top_k, axis=-1)[..., -top_k, None], -np.inf, logits)
     if temperature > 0.0:
         # The largest of logits / temperature + Gumbel noise is a draw from the softmax (Gumbel 1954).
-        scores = scores / temperature + generator(rng).gumbel(size=scores.shape)
-    return argmax(scores, -1)
+        logits = noisy(logits, temperature, fresh_key(rng))
+    return argmax(logits, -1)
