@@ -108,6 +108,36 @@ def test_truth_values_stay_what_they_are():
     assert np.array_equal(fused.numpy(), eager.numpy())
 
 
+@pytest.mark.parametrize("count", [1, 5, 300])
+@pytest.mark.parametrize("ways", ["it alone", "times a weight", "turned", "as linear"])
+def test_what_is_looked_up_is_multiplied(ways, count):
+    """With gradients the product is taken at each step; without, a small table may be multiplied before."""
+    table, init, weight = tensor(1, count, 4).detach(), tensor(2, 3, 4), tensor(3, 4, 4)
+    symbols = tg.tensor(np.random.default_rng(0).integers(0, count, (12, 3)), dtype="int32")
+
+    def read(h, symbol):
+        row = tg.embedding(table, symbol)
+        if ways == "as linear":
+            row = tg.linear(row, weight, weight[0])
+        elif ways != "it alone":
+            row = row @ (weight.T if ways == "turned" else weight)
+        h = tg.tanh(0.5 * h + row + row * row)
+        return h, h
+
+    def run(engine):
+        return list(leaves(tg.scan(read, init, symbols, engine=engine)))
+
+    def gradients(engine):
+        wanted = [init] if ways == "it alone" else [init, weight]
+        return [*run(engine), *tg.grad(sum((y * y).sum() for y in run(engine)), wanted)]
+
+    with tg.no_grad():
+        alone = run("fused"), run("eager")
+    for found, expected in (alone, (gradients("fused"), gradients("eager"))):
+        for one, other in zip(found, expected):
+            assert np.allclose(one.numpy(), other.numpy(), rtol=0.0, atol=1e-11)
+
+
 def test_symbols_given_are_looked_up():
     table, init = tensor(1, SYMBOLS, 4), tensor(2, 3, 4)
     symbols = np.random.default_rng(0).integers(0, SYMBOLS, (12, 3))

@@ -18,7 +18,7 @@ from ..program.rows import COSTLY
 from ..program.step import Value
 from .forms import Fixed, Lone, Row, Total
 from .lower import Lowering
-from .plan import Key, Plan, Wanted
+from .plan import PRODUCTS, Key, Plan, Wanted
 from .trace import NotFused, Trace, Traced
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -322,7 +322,7 @@ class Program:
         def cost(value: Value) -> float:
             if value.number in given or value.number in kept:
                 return 0
-            if value.operator in ("product", "reduce"):
+            if value.operator in PRODUCTS or value.operator == "reduce":
                 return math.inf
             own = value.operator == "map" and value.setting.name in COSTLY
             return own + sum(map(cost, value.operands))

@@ -123,7 +123,7 @@ def _plan(plan: Plan, names: dict[str, str]) -> Iterator[str]:
             yield f"{_LEVELS[level]}:"
         if isinstance(phase, Product):
             onto = ", added onto what lies there" if phase.onto else ""
-            yield f"  product  {next(listed([phase.value], names, alone=True))}{onto}"
+            yield f"  {phase.value.operator.ljust(7)}  {next(listed([phase.value], names, alone=True))}{onto}"
         elif isinstance(phase, RowPhase):
             made = [v for v in reachable([s.value for s in phase.stores], phase.known) if v.number not in phase.known]
             yield f"  a loop over the row: {len(made)} values, {len(phase.stores)} stored"

@@ -103,7 +103,7 @@ class Layout:
     ) -> None:
         """All is placed: make the table. `strides` are those of the matrices."""
         size, rows, steps, lanes = self.dtype.itemsize, self.rows, self.steps, 64 // self.dtype.itemsize
-        products = [phase for phase in plan.phases if isinstance(phase, Product)]
+        products = [p for p in plan.phases if isinstance(p, Product) and p.value.operator == "product"]
         work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, _ in g.partners)
         parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self.threads, rows)
         chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
@@ -121,7 +121,11 @@ class Layout:
                 packs += [self.base(("matrix", number)), row, column, p.inner, p.width, packed[p.matrix], 0, 0]
         phases: list[int] = []
         for phase in plan.phases:
-            if isinstance(phase, Product):
+            if isinstance(phase, Product) and phase.value.operator == "lookup":
+                number, _ = phase.matrix
+                phases += [2, phase.level, phase.source, phase.target, self.base(("matrix", number)), *strides[number]]
+                phases.append(phase.width)
+            elif isinstance(phase, Product):
                 phases += [1, phase.level, phase.source, phase.target, packed[phase.matrix], phase.inner, phase.width]
                 phases.append(int(phase.onto))
             else:

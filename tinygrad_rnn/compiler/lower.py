@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.tape import thread
 from ..autograd.tensor import Tensor
 from ..ops.op import Elementwise
 from ..program.step import Step, Value
@@ -51,6 +52,7 @@ class Lowering:
         self.limits: list[tuple[tuple[str, int], int]] = []
         self.known: dict[int, Any] = {}
         self._counts: dict[int, Fixed] = {}
+        self.values_only = not thread.state.enabled
         self._keys = keys
         self._numbers: dict[float, Fixed] = {}
         self._kept: list[Any] = []  # arrays, as long as `known` goes by their identity

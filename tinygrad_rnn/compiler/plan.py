@@ -20,6 +20,9 @@ Key = tuple[str, int]
 #: When something is done: (level, stage); a row function of a stage comes before its products.
 When = tuple[int, float]
 
+#: Operators of values that are phases of their own: they take a matrix.
+PRODUCTS = frozenset({"product", "lookup"})
+
 
 class Wanted(NamedTuple):
     """A value that the program shall leave somewhere; with `add`, its sum over rows and steps."""
@@ -30,7 +33,7 @@ class Wanted(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A phase: the matrix `matrix` (turned or not) multiplied onto rows."""
+    """A phase: the matrix `matrix` (turned or not) multiplied onto rows, or rows of it looked up."""
 
     level: int
     source: int
@@ -114,12 +117,7 @@ class Plan:
 
         direct: dict[int, Key] = {}
         for value, key, add in wanted:
-            if (
-                value.operator == "product"
-                and not add
-                and value.number not in direct
-                and value.number not in self.given
-            ):
+            if value.operator in PRODUCTS and not add and value.number not in direct and value.number not in self.given:
                 direct[value.number] = key
             else:
                 put(value, key, due(value), add)
@@ -194,7 +192,7 @@ class Plan:
                 when[value.number] = (0, 0)
                 continue
             ready = max(when[operand.number] for operand in value.operands)
-            if value.operator == "product":
+            if value.operator in PRODUCTS:
                 level = 0 if value.number not in depends else 1 if value.number in feeds else 2
                 start = max((level, 0), ready)
                 products.append((level, start, value))
@@ -209,7 +207,7 @@ class Plan:
         """
         every = self._reachable([w.value for w in wanted])
         when, products = self._when(every, self._depends(every), self._feeds(wanted, {}))
-        starts = {p.number: start for level, start, p in products if level == 1}
+        starts = {p.number: start for level, start, p in products if level == 1 and p.operator == "product"}
         uses: dict[int, int] = {}
         for value in every:
             if value.number not in self.given:

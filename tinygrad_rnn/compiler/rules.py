@@ -10,13 +10,16 @@ import numpy as np
 
 from ..kernels import scalar
 from ..program.step import Value
-from .forms import Recipe, Row, Tall, Turned
+from .forms import Fixed, Recipe, Row, Tall, Turned
 from .trace import NotFused, Traced
 
 if TYPE_CHECKING:
     from .lower import Lowering
 
 Rule = Callable[["Lowering", Traced, list[Any]], Any]
+
+#: Rows of a table that may be multiplied anew at each run, instead of a product at each step.
+SMALL_TABLE = 256
 
 #: How to lower an operation on rows that is not elementwise, by the operation's name.
 RULES: dict[str, Rule] = {}
@@ -35,7 +38,8 @@ def _linear(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     x, (width, _) = low.rowed(operands[0]), one.inputs[1].shape
     if len(x.shape) != 1:
         raise NotFused("it multiplies rows of several axes")
-    made = low.step.product(low.full(x), low.matrix(operands[1]), True, width)
+    made = _multiplied_before(low, one, x, operands[1], width)
+    made = made or low.step.product(low.full(x), low.matrix(operands[1]), True, width)
     if operands[2] is not None:
         made = low.step.map(scalar.add, made, low.vector(operands[2], width))
     return Row(made, (width,))
@@ -47,7 +51,21 @@ def _matmul(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     if len(x.shape) != 1:
         raise NotFused("it multiplies rows of several axes")
     width = one.inputs[1].shape[-1]
-    return Row(low.step.product(low.full(x), low.matrix(operands[1]), False, width), (width,))
+    made = _multiplied_before(low, one, x, operands[1], width)
+    return Row(made or low.step.product(low.full(x), low.matrix(operands[1]), False, width), (width,))
+
+
+def _multiplied_before(low: Lowering, one: Traced, x: Row, weight: Any, width: int) -> Value | None:
+    """What is looked up in a small table and multiplied, looked up in the table's product; else None."""
+    if x.value.operator != "lookup" or not low.values_only:
+        return None
+    low.matrix(weight)  # refuses what is none
+    index, table = x.value.operands[0], low.matrices[x.value.setting[0]]
+    if len(low.tensors[table]._array) > SMALL_TABLE:
+        return None
+    operands = (Fixed(table), weight, *[None] * (len(one.inputs) - 2))
+    product = one.op.call([None if o is None else low.tensors[o.number] for o in operands], dict(one.settings))
+    return low.step.lookup(index, low.matrix(low.fixed(Recipe(one.op, operands, one.settings), product)), width)
 
 
 @_rule("permute_dims")
@@ -116,8 +134,8 @@ def _argmax(low: Lowering, one: Traced, operands: list[Any]) -> Row:
 
 @_rule("embedding")
 def _embedding(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    """Rows of a table, as the product of ones and zeros with it."""
-    index, (count, width), step = low.rowed(operands[1]), one.inputs[0].shape, low.step
+    """Rows of a table."""
+    index, (count, width) = low.rowed(operands[1]), one.inputs[0].shape
     if index.size != 1:
         raise NotFused("it looks up several rows of the table for each of the batch")
     value = index.value
@@ -125,9 +143,7 @@ def _embedding(low: Lowering, one: Traced, operands: list[Any]) -> Row:
         low.limits.append((value.setting, count))
     elif low.below.get(value.number, math.inf) > count:
         raise NotFused("a number may be beyond the table")
-    here = step.map(scalar.equal, value, low.counted(count))
-    ones = step.map(scalar.where, here, step.constant(1.0), step.constant(0.0))
-    return Row(step.product(ones, low.matrix(operands[0]), False, width), one.made.shape[1:])
+    return Row(low.step.lookup(value, low.matrix(operands[0]), width), one.made.shape[1:])
 
 
 def _span(key: Any, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -106,6 +106,21 @@ def multiply(table: int, phase: int, part: int, start: int, begin: int, end: int
         column += width
 
 
+def lookup(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
+    """c = matrix[a], a row for each number, for the rows first to last - 1 of the steps begin to end - 1."""
+    a_place, c_place, matrix = number(phase, 2), number(phase, 3), number(phase, 4)
+    row, column, columns = number(phase, 5), number(phase, 6), number(phase, 7)
+    live = number(table, 9)
+    for step in range(begin, end):
+        stop = last if live == 0 else min(last, number(live, step))
+        for i in range(first, stop):
+            a = address(table, a_place, step, step - start, i, part)
+            c = address(table, c_place, step, step - start, i, part)
+            source = matrix + int(load(KIND, a, 0, 0, 2)) * row
+            for j in range(columns):
+                store(load(KIND, source + j * column, 0, 0, 2), c, j, 1, 2)
+
+
 def level(table: int, wanted: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
     """The phases of one level, in order: products, and functions on rows."""
     live = number(table, 9)
@@ -115,6 +130,8 @@ def level(table: int, wanted: int, part: int, start: int, begin: int, end: int, 
             continue
         if number(phase, 0) == 1:
             multiply(table, phase, part, start, begin, end, first, last)
+        elif number(phase, 0) == 2:
+            lookup(table, phase, part, start, begin, end, first, last)
         else:
             for step in range(begin, end):
                 stop = last if live == 0 else min(last, number(live, step))
@@ -291,5 +308,5 @@ def machine(size: int) -> Machine:
         "HEAD": HEAD, "PLACE": PLACE, "PHASE": PHASE, "GRAM": GRAM, "PACK": PACK, "BLOCK": BLOCK,
     }  # fmt: skip
     inner = library(f"tiles_{size}", (tiles,), constants)()
-    functions = (address, multiply, level, drive, pack, packs, gathered, gram, work)
+    functions = (address, multiply, lookup, level, drive, pack, packs, gathered, gram, work)
     return Machine(library(f"machine_{size}", functions, constants)().work.address, inner.tiles.address)

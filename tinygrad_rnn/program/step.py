@@ -20,7 +20,8 @@ class Value:
     Attributes:
         operator: "input" (what is given at each step), "vector" (the same for all rows and steps), "number", "map" (a
             primitive on each element), "slice", "join" (pieces side by side, zeros between), "product" (with a fixed
-            matrix), "reduce" (along the row), "spread" (one number as many).
+            matrix), "lookup" (the row of a fixed matrix that a number gives), "reduce" (along the row), "spread" (one
+            number as many).
         setting: which input, vector or number, the primitive, the offset(s), the matrix, the kind of reduction.
         operands: the values it is made of.
         width: numbers in a row.
@@ -64,6 +65,8 @@ class Value:
         if self.operator == "product":
             matrix, turned = self.setting
             return f"{operands} @ w{matrix}{'.T' if turned else ''}"
+        if self.operator == "lookup":
+            return f"w{self.setting[0]}[{operands}]"
         if self.operator == "reduce":
             return f"{self.setting}({operands})"
         if self.operator == "spread":
@@ -157,6 +160,10 @@ class Step:
     def product(self, value: Value, matrix: int, turned: bool, width: int) -> Value:
         """value @ matrix, or its transpose."""
         return self._made("product", (matrix, turned), (value,), width)
+
+    def lookup(self, index: Value, matrix: int, width: int) -> Value:
+        """matrix[index], a row for each row."""
+        return self._made("lookup", (matrix, False), (index,), width)
 
     def reduce(self, kind: str, value: Value) -> Value:
         """sum, max or min along the row."""
