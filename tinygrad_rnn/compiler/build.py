@@ -15,10 +15,12 @@ from ..autograd.tensor import Tensor
 from ..kernels import scalar
 from ..ops.random import Draws, RandomKey
 from ..program.rows import COSTLY
-from ..program.step import Value
+from ..program.step import Value, reachable
 from .forms import Fixed, Lone, Row, Total
 from .lower import Lowering
-from .plan import PRODUCTS, Key, Plan, Wanted
+from .merge import merged
+from .order import PRODUCTS
+from .plan import Key, Plan, Wanted
 from .trace import NotFused, Trace, Traced
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -262,28 +264,49 @@ class Program:
         sides = [side for i in self.used_grams for side in low.grams[i]]
         self._keep([w.value for w in wanted] + sides, given, forward)
         given |= {value.number: ("kept", i) for i, value in enumerate(self.kept)}
-        self.gram_places: dict[int, tuple[tuple[Key, int], tuple[Key, int]]] = {}
-        held: dict[int, Key] = {w.value.number: w.key for w in wanted if not w.add and w.key[0] == "dx"}
-        lasting = {"state", "x", "dy", "after", "y", "kept"}
-        for i in self.used_grams:
-            places = []
-            for side in low.grams[i]:
-                base, offset = (side.operands[0], side.setting) if side.operator == "slice" else (side, 0)
-                key = given.get(base.number)
-                if key is None or key[0] not in lasting:
-                    base, offset = side, 0
-                    key = (
-                        given.get(side.number)
-                        if given.get(side.number, ("", 0))[0] in lasting
-                        else held.get(side.number)
-                    )
-                if key is None:
-                    key = held[side.number] = ("time", sum(k[0] == "time" for k in held.values()))
-                    wanted.append(Wanted(side, key))
-                places.append((key, offset))
-            self.gram_places[i] = (places[0], places[1])
+        became, wanted = self._merged(wanted, sides, given, carried)
+        self._place_grams(wanted, given, became)
         self.times = {key: v.width for v, key, _ in wanted if key[0] == "time"}
         self.backward = Plan(step, given, wanted, carried, str(self.dtype), "backward")
+        for places in self.gram_places.values():
+            for key, offset in places:
+                self.backward.place(key, offset)
+
+    def _merged(
+        self, wanted: list[Wanted], more: list[Value], given: dict[int, Key], carried: list[Value]
+    ) -> tuple[dict[int, Value], list[Wanted]]:
+        """What the values wanted, and more, become when products are merged."""
+        leading = [w.value for w in wanted if w.key[0] == "next"]
+        numbers = [value.number for value in carried]
+        became = merged(self.low.step, [*[w.value for w in wanted], *more], leading, given, numbers)
+        return became, [w._replace(value=became[w.value.number]) for w in wanted]
+
+    def _place_grams(self, wanted: list[Wanted], given: dict[int, Key], became: dict[int, Value]) -> None:
+        """Choose where the sides of grams lie at all steps; those that do not yet are wanted too."""
+        products = [v for v in reachable(became.values(), given) if v.operator == "product" and v.number not in given]
+        whole = {
+            part.number: (join, offset)
+            for join in [product.operands[0] for product in products]
+            if join.operator == "join" and join.number not in given
+            for part, offset in zip(join.operands, join.setting)
+        }
+        lasting = {"state", "x", "dy", "after", "y", "kept"}
+        held = {number: key for number, key in given.items() if key[0] in lasting}
+        held |= {w.value.number: w.key for w in wanted if not w.add and w.key[0] == "dx"}
+
+        def place(side: Value) -> tuple[Key, int]:
+            base, offset = (side.operands[0], side.setting) if side.operator == "slice" else (side, 0)
+            if base.number not in held:
+                base, offset = whole.get(side.number, (side, 0))
+            if base.number not in held:
+                held[base.number] = ("time", sum(key[0] == "time" for key in held.values()))
+                wanted.append(Wanted(base, held[base.number]))
+            return held[base.number], offset
+
+        self.gram_places: dict[int, tuple[tuple[Key, int], tuple[Key, int]]] = {}
+        for i in self.used_grams:
+            left, right = self.low.grams[i]
+            self.gram_places[i] = place(became[left.number]), place(became[right.number])
 
     def _trim_totals(self) -> None:
         """Which sums and grams the gradients of fixtures are made of."""
@@ -347,6 +370,7 @@ class Program:
         known = {value.number for value in self.next}
         wanted += [Wanted(value, ("y", i)) for i, value in enumerate(self.ys) if value.number not in known]
         wanted += [Wanted(value, ("kept", i)) for i, value in enumerate(self.kept)]
+        _, wanted = self._merged(wanted, [], given, carried)
         return Plan(step, given, wanted, carried, str(self.dtype), "forward")
 
 

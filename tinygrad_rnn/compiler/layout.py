@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.machine import BLOCK, HEAD, machine
+from ..kernels.machine import BLOCK, HEAD, PACK, machine
+from ..program.step import Block
 from .plan import Key, Plan, Product
 
 #: Multiplications below which one thread does all: waking another takes longer.
@@ -111,14 +112,15 @@ class Layout:
             step = rows * width * size if lasting else 0
             address = self.room(WORK, chunk if lasting else 1, rows, width)
             self._at["scratch", i] = address, 0, step, width * size, 0
-        packed: dict[tuple[int, bool], int] = {}
+        packed: dict[tuple[Block, ...], int] = {}
         packs: list[int] = []
         for p in products:
             if p.matrix not in packed:
-                number, turned = p.matrix
-                row, column = strides[number][::-1] if turned else strides[number]
-                packed[p.matrix] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
-                packs += [self.base(("matrix", number)), row, column, p.inner, p.width, packed[p.matrix], 0, 0]
+                target = packed[p.matrix] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
+                for number, turned, above, left, inner, width in p.matrix:
+                    row, column = strides[number][::-1] if turned else strides[number]
+                    packs += [self.base(("matrix", number)), row, column, inner, width]
+                    packs += [target, above, left, p.inner, p.width]
         phases: list[int] = []
         for phase in plan.phases:
             if isinstance(phase, Product) and phase.value.operator == "lookup":
@@ -130,27 +132,25 @@ class Layout:
                 phases.append(int(phase.onto))
             else:
                 phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]
-        places, jobs, panels = list(plan.places), [], 0
+        jobs: list[int] = []
+        panels = 0
         for gram in grams:
-            jobs += [_index(places, gram.left), gram.columns, len(gram.partners), 0, 0, 0, 0, 0]
+            jobs += [plan.place(*gram.left), gram.columns, len(gram.partners), 0, 0, 0, 0, 0]
             for right, width, key in gram.partners:
-                jobs += [_index(places, right), width, self.base(key), width * size, 0, 0, 0, 0]
+                jobs += [plan.place(*right), width, self.base(key), width * size, 0, 0, 0, 0]
             panels = max(panels, sum(width + lanes for _, width, _ in gram.partners))
         room = -(-(BLOCK * (8 + panels) * size + 4096) // 64) * 64 if grams else 0
         scratch = self.room(WORK, parts * room // size) if grams else 0
         table = [0] * HEAD
-        for n, (key, offset) in enumerate(places):
-            if n == len(plan.places):
-                table += plan.numbers
+        for key, offset in plan.places:
             first, *moves = self._at[key]
             table += [first + offset * size, *moves]
-        if len(places) == len(plan.places):
-            table += plan.numbers
+        table += plan.numbers
         table[:5] = [steps, chunk, rows, len(table), len(phases) // 8]
         table += phases
         table[5:7] = [len(table), len(jobs) // 8]
         table += jobs
-        table[7:9] = [len(table), len(packs) // 8]
+        table[7:9] = [len(table), len(packs) // PACK]
         table += packs
         compiled = machine(size)
         table[9:13] = [self.base(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
@@ -169,9 +169,3 @@ class Layout:
         table = self._table.copy()
         table[self._unknown] += np.array([addresses[key] for key in self._order], np.int64)[self._which]
         return table
-
-
-def _index(places: list[tuple[Key, int]], place: tuple[Key, int]) -> int:
-    if place not in places:
-        places.append(place)
-    return places.index(place)

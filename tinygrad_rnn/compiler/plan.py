@@ -1,8 +1,6 @@
 """From a program of one step to phases: which products and which loops over rows, in which order, over what memory.
 
-There are three levels. What does not depend on the carry is done before, for a chunk of steps at once (level 0); what
-the next carry depends on is done step by step (1); what nothing waits for is done after, for the chunk at once (2).
-Between two products all work on rows is one function.
+Between two products all work on rows is one function; in which order they come, `order` says.
 """
 
 from __future__ import annotations
@@ -12,16 +10,12 @@ from typing import Any, NamedTuple
 
 from ..kernels import scalar
 from ..program.rows import At, Rows, Store, TooWide
-from ..program.step import Step, Value
+from ..program.step import Step, Value, reachable
+from .order import PRODUCTS, Order, When
 from .trace import NotFused
 
 #: Names a piece of memory: ("carry", 0), ("next", 0), ("x", 0), ("scratch", 3), ...
 Key = tuple[str, int]
-#: When something is done: (level, stage); a row function of a stage comes before its products.
-When = tuple[int, float]
-
-#: Operators of values that are phases of their own: they take a matrix.
-PRODUCTS = frozenset({"product", "lookup"})
 
 
 class Wanted(NamedTuple):
@@ -33,12 +27,12 @@ class Wanted(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A phase: the matrix `matrix` (turned or not) multiplied onto rows, or rows of it looked up."""
+    """A phase: rows multiplied with a matrix (made of blocks), or rows of one looked up."""
 
     level: int
     source: int
     target: int
-    matrix: tuple[int, bool]
+    matrix: Any
     inner: int
     width: int
     onto: bool
@@ -94,14 +88,15 @@ class Plan:
         self.phases: list[Any] = []
         self._located: dict[int, list[tuple[When, At]]] = {}
         for number, key in self.given.items():
-            self._located[number] = [((0, 0), At(self._place(key)))]
+            self._located[number] = [((0, 0), At(self.place(key)))]
         wanted = list(self.wanted)
         onto = self._onto(wanted)
         targets = [w.value for w in wanted] + [*onto, *[rest for rest, _ in onto.values()]]
-        every = self._reachable(targets)
-        depends, feeds = self._depends(every), self._feeds(wanted, onto)
-        when, products = self._when(every, depends, feeds)
-        late = {v.number for level, start, p in products if level == 2 for v in self._reachable([p.operands[0]])}
+        leading = [w.value for w in wanted if w.key[0] == "next"]
+        leading += [value for p, (rest, key) in onto.items() if key[0] == "next" for value in (p, rest)]
+        order = Order(targets, self.given, self.carried, leading)
+        when, depends, products = order.when, order.depends, order.products
+        late = {v.number for level, _, p in products if level == 2 for v in reachable([p.operands[0]], self.given)}
         stores: dict[When, list[Store]] = {}
         written: set[int] = set()
 
@@ -109,7 +104,7 @@ class Plan:
             return max(when[value.number], (1, 0)) if value.number in depends else when[value.number]
 
         def put(value: Value, key: Key, at: When, add: bool = False) -> None:
-            place = self._place(key)
+            place = self.place(key)
             written.add(place)
             stores.setdefault(at, []).append(Store(value, At(place), add))
             if not add:
@@ -138,11 +133,11 @@ class Plan:
             assert source is not None
             if p in onto:
                 rest, key = onto[p]
-                target = self._place(key)  # where the rest lies only until the product comes
+                target = self.place(key)  # where the rest lies only until the product comes
                 stores.setdefault(start, []).append(Store(rest, At(target)))
             else:
                 key = direct.get(p.number) or self._scratch(p.width, level != 1 or p.number in late)
-                target = self._place(key)
+                target = self.place(key)
                 self._located.setdefault(p.number, []).append(((level, start[1] + 1), At(target)))
             written.add(target)
             starts.setdefault(start, []).append(
@@ -150,71 +145,15 @@ class Plan:
             )
         self._emit(stores, starts, written)
 
-    # --- What depends on what ---
-
-    def _reachable(self, values: Iterable[Value]) -> list[Value]:
-        """What these are made of, up to what is given."""
-        found: dict[int, Value] = {}
-        stack = list(values)
-        while stack:
-            value = stack.pop()
-            if value.number in found:
-                continue
-            found[value.number] = value
-            if value.number not in self.given:
-                stack.extend(value.operands)
-        return [found[number] for number in sorted(found)]
-
-    def _depends(self, every: list[Value]) -> set[int]:
-        """The values that depend on the carry."""
-        found = set(self.carried)
-        for value in every:
-            if value.number not in self.given and any(operand.number in found for operand in value.operands):
-                found.add(value.number)
-        return found
-
-    def _feeds(self, wanted: list[Wanted], onto: dict[Value, Any]) -> set[int]:
-        """The values that the next carry depends on."""
-        roots = [w.value for w in wanted if w.key[0] == "next"]
-        for p, (rest, key) in onto.items():
-            if key[0] == "next":
-                roots += [p, rest]
-        return {value.number for value in self._reachable(roots)}
-
-    def _when(
-        self, every: list[Value], depends: set[int], feeds: set[int]
-    ) -> tuple[dict[int, When], list[tuple[int, When, Value]]]:
-        """When each value can be had, and all products with their level and when they are done."""
-        when: dict[int, When] = {}
-        products = []
-        for value in every:
-            if value.number in self.given or not value.operands:
-                when[value.number] = (0, 0)
-                continue
-            ready = max(when[operand.number] for operand in value.operands)
-            if value.operator in PRODUCTS:
-                level = 0 if value.number not in depends else 1 if value.number in feeds else 2
-                start = max((level, 0), ready)
-                products.append((level, start, value))
-                ready = (level, start[1] + 1)
-            when[value.number] = ready
-        return when, products
-
     def _onto(self, wanted: list[Wanted]) -> dict[Value, tuple[Value, Key]]:
         """Products that are added onto the rest of a sum where the next carry lies: {product: (rest, key)}.
 
         The rest must be known when the product starts. The entries of `wanted` that are met so leave the list.
         """
-        every = self._reachable([w.value for w in wanted])
-        when, products = self._when(every, self._depends(every), self._feeds(wanted, {}))
-        starts = {p.number: start for level, start, p in products if level == 1 and p.operator == "product"}
-        uses: dict[int, int] = {}
-        for value in every:
-            if value.number not in self.given:
-                for operand in value.operands:
-                    uses[operand.number] = uses.get(operand.number, 0) + 1
-        for w in wanted:
-            uses[w.value.number] = uses.get(w.value.number, 0) + 1
+        leading = [w.value for w in wanted if w.key[0] == "next"]
+        order = Order([w.value for w in wanted], self.given, self.carried, leading)
+        starts = {p.number: start for level, start, p in order.products if level == 1 and p.operator == "product"}
+        when, uses = order.when, order.uses
         found: dict[Value, tuple[Value, Key]] = {}
         for w in list(wanted):
             if w.key[0] != "next" or w.add or uses[w.value.number] != 1 or w.value.number in self.given:
@@ -246,15 +185,15 @@ class Plan:
 
     # --- Memory ---
 
-    def _place(self, key: Key, offset: int = 0) -> int:
-        """The place of a piece of memory, from an offset on."""
+    def place(self, key: Key, offset: int = 0) -> int:
+        """The number of the place of a piece of memory, from an offset on."""
         if (key, offset) not in self.places:
             self.places.append((key, offset))
         return self.places.index((key, offset))
 
     def _moved(self, at: At) -> int:
         key, offset = self.places[at.place]
-        return self._place(key, offset + at.offset)
+        return self.place(key, offset + at.offset)
 
     def _scratch(self, width: int, lasting: bool) -> Key:
         self.scratch.append((width, lasting))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
 #: Entries of a table before its places, and of each place.
 HEAD, PLACE = 16, 5
 #: Entries of a phase, a gram and a pack.
-PHASE = GRAM = PACK = 8
+PHASE, GRAM, PACK = 8, 8, 10
 #: Steps of the inner axis that a gram takes at a time.
 BLOCK = 256
 
@@ -152,8 +152,8 @@ def drive(table: int, part: int, first: int, last: int) -> None:
                 level(table, wanted, part, start, start, end, first, last)
 
 
-def pack(source: int, row: int, column: int, inner: int, width: int, target: int) -> None:
-    """Columns of a matrix (inner, width), row after row in whole vectors: what `multiply_tile` reads as b."""
+def pack(source: int, row: int, column: int, inner: int, width: int, target: int, along: int) -> None:
+    """Columns of a matrix (inner, width), row after row in whole vectors, `along` bytes from one row to the next."""
     padded = (width + LANES - 1) // LANES * LANES
     if column == SIZE:
         for _ in range(inner):
@@ -162,26 +162,32 @@ def pack(source: int, row: int, column: int, inner: int, width: int, target: int
             for j in range(width, padded):
                 store(KIND, target, j, 1, 2)
             source += row
-            target += padded * SIZE
+            target += along
     else:
         for j in range(0, width, LANES):
             for k in range(0, inner, LANES):
                 turn_tile(KIND, LANES, source + j * column + k * row, column, min(LANES, width - j),
-                          min(LANES, inner - k), target + (k * padded + j) * SIZE, padded * SIZE)  # fmt: skip
+                          min(LANES, inner - k), target + k * along + j * SIZE, along)  # fmt: skip
 
 
 def packs(table: int, part: int, parts: int) -> None:
-    """All matrices of products, panel after panel."""
+    """All matrices of products, panel after panel: what `multiply_tile` reads as b.
+
+    A job is a matrix, where it begins in the larger one that is multiplied with (`above`, `left`: the latter a whole
+    number of vectors), and the size of that.
+    """
     turn = 0
     for i in range(number(table, 8)):
         job = table + 8 * (number(table, 7) + PACK * i)
-        source, row, column = number(job, 0), number(job, 1), number(job, 2)
-        inner, columns, target = number(job, 3), number(job, 4), number(job, 5)
-        for start in range(0, columns, 3 * LANES):
-            width = min(columns - start, 3 * LANES)
+        source, row, column, inner = number(job, 0), number(job, 1), number(job, 2), number(job, 3)
+        width, target, above, left = number(job, 4), number(job, 5), number(job, 6), number(job, 7)
+        total, columns = number(job, 8), number(job, 9)
+        for start in range(left // (3 * LANES) * 3 * LANES, left + width, 3 * LANES):
             if turn % parts == part:
-                pack(source + start * column, row, column, inner, width, target)
-            target += (width + LANES - 1) // LANES * LANES * SIZE * inner
+                first, last = max(start, left), min(start + 3 * LANES, left + width)
+                along = (min(columns - start, 3 * LANES) + LANES - 1) // LANES * LANES * SIZE
+                panel = target + start * total * SIZE + above * along + (first - start) * SIZE
+                pack(source + (first - left) * column, row, column, inner, last - first, panel, along)
             turn += 1
 
 

@@ -32,7 +32,7 @@ def multiplied(a: Any, b: Any) -> Any:
         table += [a.ctypes.data, 0, 0, a.strides[0], 0, made.ctypes.data, 0, 0, columns * size, 0]
         table += [1, 0, 0, 1, work.address, inner, columns, 0]
         table[7:9] = [len(table), 1]
-        table += [b.ctypes.data, *b.strides, inner, columns, work.address, 0, 0]
+        table += [b.ctypes.data, *b.strides, inner, columns, work.address, 0, 0, inner, columns]
         jobs = parts, parts, 0
     elif b.strides[1] == size:  # a sum over rows of what stands side by side: a gradient of weights
         room = -(-(BLOCK * (8 + columns + lanes) * size + 4096) // 64) * 64

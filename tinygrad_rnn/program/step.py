@@ -8,10 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..kernels import scalar
 from ..kernels.scalar import Primitive
+
+#: Matrices side by side start at multiples of this many columns: no vector of any machine then holds parts of two.
+ALIGNED = 16
+
+
+class Block(NamedTuple):
+    """A fixed matrix (inner, width), or its transpose, as part of a larger one: its first row and column there."""
+
+    matrix: int
+    turned: bool
+    above: int
+    left: int
+    inner: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        return f"w{self.matrix}{'.T' if self.turned else ''}"
 
 
 class Value:
@@ -22,7 +40,8 @@ class Value:
             primitive on each element), "slice", "join" (pieces side by side, zeros between), "product" (with a fixed
             matrix), "lookup" (the row of a fixed matrix that a number gives), "reduce" (along the row), "spread" (one
             number as many).
-        setting: which input, vector or number, the primitive, the offset(s), the matrix, the kind of reduction.
+        setting: which input, vector or number, the primitive, the offset(s), the blocks of the matrix of a product, the
+            matrix of a lookup, the kind of reduction.
         operands: the values it is made of.
         width: numbers in a row.
         number: its place in the order of making.
@@ -63,8 +82,12 @@ class Value:
         if self.operator == "join":
             return f"join({operands})"
         if self.operator == "product":
-            matrix, turned = self.setting
-            return f"{operands} @ w{matrix}{'.T' if turned else ''}"
+            if len(self.setting) == 1:
+                return f"{operands} @ {self.setting[0].name}"
+            beside: dict[int, list[str]] = {}
+            for block in self.setting:
+                beside.setdefault(block.above, []).append(block.name)
+            return f"{operands} @ [{'; '.join([', '.join(row) for row in beside.values()])}]"
         if self.operator == "lookup":
             return f"w{self.setting[0]}[{operands}]"
         if self.operator == "reduce":
@@ -89,6 +112,20 @@ class Step:
             self._known[key] = found
             self.values.append(found)
         return found
+
+    def again(self, value: Value, operands: tuple[Value, ...]) -> Value:
+        """The same as a value, of other operands."""
+        if operands == value.operands:
+            return value
+        if value.operator == "slice":
+            return self.slice(operands[0], value.setting, value.width)
+        if value.operator == "join":
+            made = self.join(zip(operands, value.setting), value.width)
+        else:
+            made = self._made(value.operator, value.setting, operands, value.width)
+        if made.label is None and made.operator == value.operator:
+            made.label = value.label
+        return made
 
     def input(self, source: tuple[str, int], width: int) -> Value:
         """What is given at each step: ("carry", 0), ("x", 1), ..."""
@@ -159,7 +196,11 @@ class Step:
 
     def product(self, value: Value, matrix: int, turned: bool, width: int) -> Value:
         """value @ matrix, or its transpose."""
-        return self._made("product", (matrix, turned), (value,), width)
+        return self.by_blocks(value, (Block(matrix, turned, 0, 0, value.width, width),), width)
+
+    def by_blocks(self, value: Value, blocks: tuple[Block, ...], width: int) -> Value:
+        """value @ a matrix made of these blocks; columns that none of them fills are anything."""
+        return self._made("product", blocks, (value,), width)
 
     def lookup(self, index: Value, matrix: int, width: int) -> Value:
         """matrix[index], a row for each row."""
