@@ -60,6 +60,7 @@ class Program:
         wants_x: for each x, whether it wants a gradient.
         traced: with `source.listed`, the operations of a step, and of its gradient.
         draws: for each key that a step draws, from where.
+        whole: whether there are whole numbers in the carry or in x.
         next, ys: the values of the next carry and of the outputs.
         forward, backward: the plans; the second is None where no gradient is wanted.
         kept: values that the first keeps for the second.
@@ -78,6 +79,7 @@ class Program:
     ) -> None:
         parts, inputs = list(leaves(carry)), list(leaves(xs[0]))
         self.rows, self.dtype = _rows(parts, inputs, needs_x)
+        self.whole = any(part.dtype.kind in "iu" for part in (*parts, *inputs))
         self.carry_shapes = [part.shape[1:] for part in parts]
         differentiable = thread.state.enabled
         draws = Draws()

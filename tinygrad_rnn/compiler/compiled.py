@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -46,8 +47,19 @@ class Compiled:
         #: Whether no gradient goes to what is made of others' tensors, so that it need not be made at each run.
         self.binds = not any(isinstance(low.fixtures[n], Recipe) for n in program.of_fixtures)
         self._bound: Bound | None = None
+        self._fixtures: Fixtures | None = None
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}
+
+    def fixtures(self, tensors: Sequence[Any]) -> Fixtures:
+        """What a run takes from outside, of these tensors of `Source`."""
+        known = self._fixtures
+        if known is not None and all(map(operator.is_, known.tensors, tensors)):
+            return known.again()
+        found = Fixtures(self.program.low, tensors)
+        if all(t.node is None or t.node.op is None for t in tensors):  # or what they are made of would live on here
+            self._fixtures = found
+        return found
 
     def bound(self, fixtures: Fixtures) -> Bound:
         """The matrices and vectors of a run."""

@@ -21,7 +21,7 @@ from .build import Source
 from .compiled import Compiled, Strides
 from .forms import Recipe
 from .layout import LIVE, SAVED, WORK, Layout
-from .outside import Fixtures, Totals
+from .outside import Totals
 from .plan import Key
 from .ragged import Ragged
 
@@ -56,8 +56,8 @@ class _Run:
         self.start: Any
         self.end: Any
         self.start, self.end = (0, ends) if self.forwards else (ends, 0)
-        self.fixtures = Fixtures(compiled.program.low, source.tensors)
-        self.outer = [t for t in self.fixtures.taken if t._requires_grad]
+        self.fixtures = compiled.fixtures(source.tensors)
+        self.outer = self.fixtures.outer
         self._take(self.inputs[len(compiled.program.next) :])
 
     def forward(self) -> tuple[Any, Any]:
@@ -146,7 +146,10 @@ class _Run:
     def _draw(self, layout: Layout, block: Block) -> None:
         """Fill the random masks: a key for each at every step, or one for all, as the steps one by one would."""
         program = self.compiled.program
-        with Draws() as self.draws:
+        self.draws = Draws()
+        if not program.low.masks and not program.draws:
+            return
+        with self.draws:
             drawn = fresh_keys(program.draws, self.steps)
         for i, mask in enumerate(program.low.masks):
             if mask.kind == "step":

@@ -15,6 +15,7 @@ import numpy as np
 from ..autograd.tape import thread
 from ..autograd.tensor import Tensor
 from ..ops.op import Elementwise
+from ..ops.shape import permute_dims
 from ..program.step import Step, Value
 from .forms import Fixed, Lone, Mask, Recipe, Row, Tall, Total, Turned
 from .rules import RULES
@@ -234,6 +235,13 @@ class Lowering:
             self.matrices.append(x.number)
         return self.matrices.index(x.number)
 
+    def product(self, x: Row, weight: Any, turned: bool, width: int) -> Value:
+        """x @ weight, or its transpose; a matrix that is itself the transpose of another is read as that one."""
+        made = self.fixtures[weight.number] if isinstance(weight, Fixed) else None
+        if isinstance(made, Recipe) and made.op is permute_dims.op and made.settings["axes"] in (None, (1, 0)):
+            return self.product(x, made.operands[0], not turned, width)
+        return self.step.product(self.full(x), self.matrix(weight), turned, width)
+
     def rowed(self, x: Any) -> Row:
         """An operand that must be rows."""
         if not isinstance(x, Row):
@@ -254,8 +262,13 @@ class Lowering:
                 pairs = zip(first.values, map(self.full, rows))
                 return self.added([self.total(("gram", self._gram(left, right))) for left, right in pairs])
         elif name in _LINEAR and not any(isinstance(x, (Row, Turned, Tall)) for x in operands):
-            if name == "astype" and one.made.dtype == one.inputs[0].dtype:
+            same = one.made.dtype == one.inputs[0].dtype and one.made.shape == one.inputs[0].shape
+            if same and name in ("astype", "reshape", "broadcast_to"):
                 return first
+            made = self.totals[first.number] if isinstance(first, Total) else None
+            if name == "permute_dims" and isinstance(made, tuple) and made[0] == "gram":
+                left, right = self.grams[made[1]]
+                return self.total(("gram", self._gram(right, left)))
             several = sum(isinstance(x, Total) for x in operands)
             if several == 1 or name in ("add", "subtract"):
                 return self.total(Recipe(one.op, tuple(operands), one.settings))
@@ -278,6 +291,10 @@ class Lowering:
         if made not in self.totals if not isinstance(made, Recipe) else True:
             self.totals.append(made)
         return Total(self.totals.index(made) if not isinstance(made, Recipe) else len(self.totals) - 1)
+
+    def reshaped(self, total: Total, shape: tuple[int, ...]) -> Total:
+        """The same numbers in another shape."""
+        return self.total(Recipe("reshape", (total,), {"shape": shape}))
 
     def summed(self, value: Value) -> Total:
         """The sum of a value over all rows and steps."""

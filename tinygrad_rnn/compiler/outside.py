@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,23 +18,38 @@ from .plan import Key
 
 
 class Fixtures:
-    """The fixtures as they are now, each computed when first asked for; `tensors` are those of `Source`."""
+    """The fixtures as they are now, each computed when first asked for; `tensors` are those of `Source`.
+
+    Attributes:
+        taken: those that are tensors of others, and not made of them here.
+        outer: those among them that want a gradient.
+    """
 
     def __init__(self, low: Lowering, tensors: Sequence[Any]) -> None:
         self.low, self.tensors = low, tensors
-        self._known: dict[int, Any] = {}
-        #: Those that are tensors of others, and not made of them here.
-        self.taken = [self[n] for n, made in enumerate(low.fixtures) if not isinstance(made, Recipe)]
+        self._given = {
+            n: tensors[low.bound[n]] if n in low.bound else made
+            for n, made in enumerate(low.fixtures)
+            if not isinstance(made, Recipe)
+        }
+        self._known = dict(self._given)
+        self.taken = list(self._given.values())
+        self.outer = [t for t in self.taken if t._requires_grad]
+
+    def again(self) -> Fixtures:
+        """The same, nothing computed yet."""
+        if len(self._given) == len(self.low.fixtures):
+            return self
+        made = copy.copy(self)
+        made._known = dict(self._given)
+        return made
 
     def __getitem__(self, number: int) -> Any:
         found = self._known.get(number)
         if found is None:
             made = self.low.fixtures[number]
-            if isinstance(made, Recipe):
-                made = replayed(made, [None if o is None else self[o.number] for o in made.operands])
-            elif number in self.low.bound:
-                made = self.tensors[self.low.bound[number]]
-            found = self._known[number] = made
+            operands = [None if o is None else self[o.number] for o in made.operands]
+            found = self._known[number] = replayed(made, operands)
         return found
 
 

@@ -39,7 +39,7 @@ def _linear(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     if len(x.shape) != 1:
         raise NotFused("it multiplies rows of several axes")
     made = _multiplied_before(low, one, x, operands[1], width)
-    made = made or low.step.product(low.full(x), low.matrix(operands[1]), True, width)
+    made = made or low.product(x, operands[1], True, width)
     if operands[2] is not None:
         made = low.step.map(scalar.add, made, low.vector(operands[2], width))
     return Row(made, (width,))
@@ -52,7 +52,7 @@ def _matmul(low: Lowering, one: Traced, operands: list[Any]) -> Row:
         raise NotFused("it multiplies rows of several axes")
     width = one.inputs[1].shape[-1]
     made = _multiplied_before(low, one, x, operands[1], width)
-    return Row(made or low.step.product(low.full(x), low.matrix(operands[1]), False, width), (width,))
+    return Row(made or low.product(x, operands[1], False, width), (width,))
 
 
 def _multiplied_before(low: Lowering, one: Traced, x: Row, weight: Any, width: int) -> Value | None:
@@ -249,12 +249,11 @@ def _along(low: Lowering, one: Traced, operands: list[Any], reduced: Callable[[R
     x, axes = low.rowed(operands[0]), one.settings["axis"]
     features = tuple(range(1, len(x.shape) + 1))
     if 0 in axes and over_rows:
-        total = low.summed(low.full(x))
-        below = tuple(axis - 1 for axis in axes if axis)
-        flat = low.total(Recipe("reshape", (total,), {"shape": x.shape}))
-        if below:
-            flat = low.total(Recipe("sum", (flat,), {"axis": below}))
-        return low.total(Recipe("reshape", (flat,), {"shape": one.made.shape}))
+        total, below = low.summed(low.full(x)), tuple(axis - 1 for axis in axes if axis)
+        if not below:
+            return total if one.made.shape == (x.size,) else low.reshaped(total, one.made.shape)
+        total = low.total(Recipe("sum", (low.reshaped(total, x.shape),), {"axis": below}))
+        return low.reshaped(total, one.made.shape)
     if tuple(axis for axis in axes if axis and x.shape[axis - 1] != 1) != tuple(
         axis for axis in features if x.shape[axis - 1] != 1
     ):

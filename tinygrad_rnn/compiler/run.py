@@ -152,7 +152,8 @@ def unrolled(
 
     With `lengths` (B,) of the rows, xs is one tensor (T, B, ...) and so are the outputs.
     """
-    steps, every = _length(xs), pieces_of(checkpoint, _length(xs))
+    steps = _length(xs)
+    every = pieces_of(checkpoint, steps)
     ragged = None if lengths is None else Ragged(lengths, steps)
     if ragged is not None:
         with at(place):
@@ -273,12 +274,11 @@ def fused(
         raise NotFused("every operation is watched")
     if not steps:
         raise NotFused("there are no steps")
-    needs, needs_x = _needs(carry), _needs(xs)
     kind = (
-        tuple([(x.shape[1:], x.dtype.char) for x in leaves(xs)]),
-        tuple([(p.shape, p.dtype.char) for p in leaves(carry)]),
+        tuple([(x._array.shape[1:], x._array.dtype.char, x._requires_grad) for x in leaves(xs)]),
+        tuple([(p._array.shape, p._array.dtype.char, p._requires_grad) for p in leaves(carry)]),
     )
-    name = source.key, kind, needs, needs_x, state.enabled, place.reverse
+    name = source.key, kind, state.enabled, place.reverse
     compiled = source.known.get(name) if source.known is not None else None
     if compiled is None:
         compiled = Compiled(_program(step, carry, xs, place, first, source))
@@ -287,7 +287,8 @@ def fused(
                 source.known.clear()
             source.known[name] = compiled
 
-    _check_whole(compiled.program, carry, xs)
+    if compiled.program.whole:
+        _check_whole(compiled.program, carry, xs)
 
     def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
         lengths = None if ragged is None else ragged.lengths[ragged.back]
