@@ -109,6 +109,8 @@ class _Run:
     def _over_time(self, array: Any) -> Any:
         """An array (T, B, ...) as (steps, B, n), in the order in which its rows run."""
         program = self.compiled.program
+        if self.ragged is None and array.ndim == 3 and array.dtype == program.dtype and array.flags.c_contiguous:
+            return array
         floating = array[: self.steps].astype(program.dtype, copy=False)  # whole numbers are floats inside
         return _flat(self._sorted(floating, 1), self.steps, program.rows)
 
@@ -220,7 +222,8 @@ class _Run:
         seeds, taken = [], set()
         for n, g in boundary.items():
             fixture = self.fixtures[n]
-            g = g.reshape(fixture.shape).astype(fixture.dtype, copy=id(g) in taken)  # each in memory of its own
+            if id(g) in taken or g.shape != fixture.shape or g.dtype != fixture.dtype:
+                g = g.reshape(fixture.shape).astype(fixture.dtype, copy=id(g) in taken)  # each in memory of its own
             taken.add(id(boundary[n]))
             if isinstance(low.fixtures[n], Recipe):
                 seeds.append((fixture, Tensor(g)))

@@ -228,22 +228,27 @@ def _left_eager(name: str, steps: int) -> str:
     return 'engine="eager" says so' if name == "eager" else ""
 
 
-@contextlib.contextmanager
-def at(place: Place) -> Iterator[State]:
+class at:  # a block, as those of contextlib are
     """Inside, operations belong to this place, or the one that is set in the state given; errors name it."""
-    state = thread.state
-    outer, state.place = state.place, place
-    try:
-        yield state
-    except TinygradError as trouble:
-        trouble.args = (f"{trouble}\n  in {state.place}",)
-        raise
-    except Exception as trouble:
-        if hasattr(trouble, "add_note"):  # Python 3.11
-            trouble.add_note(f"in {state.place}")
-        raise
-    finally:
-        state.place = outer
+
+    __slots__ = ("outer", "place", "state")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def __enter__(self) -> State:
+        self.state = thread.state
+        self.outer, self.state.place = self.state.place, self.place
+        return self.state
+
+    def __exit__(self, kind: Any, trouble: Any, traceback: Any) -> None:
+        if trouble is None:
+            pass
+        elif isinstance(trouble, TinygradError):
+            trouble.args = (f"{trouble}\n  in {self.state.place}",)
+        elif isinstance(trouble, Exception) and hasattr(trouble, "add_note"):  # Python 3.11
+            trouble.add_note(f"in {self.state.place}")
+        self.state.place = self.outer
 
 
 @contextlib.contextmanager
