@@ -88,7 +88,6 @@ def test_warmup(capsys):
     [
         (lambda: tg.nn.GRU(2, 3), 7, "runs eagerly, as engine=\"auto\" fuses from 8 steps on, and here are 7"),
         (lambda: tg.nn.GRU(2, 3, engine="eager"), 9, "runs eagerly, as engine=\"eager\" says so"),
-        (lambda: tg.nn.GRU(2, 3, checkpoint=4), 9, "because checkpoint runs pieces of the loop again"),
     ],
 )  # fmt: skip
 def test_it_says_what_runs_eagerly_though_it_could_be_fused(layer, steps, said):

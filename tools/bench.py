@@ -23,11 +23,13 @@ from typing import Any
 
 import bench_cells
 import bench_copies
+import bench_processes
 import numpy as np
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.errors import MissingError, TinygradError
 from tinygrad_rnn.files import write_whole
+from tinygrad_rnn.kernels import memory as kernels_memory
 
 #: Seconds between turns, and how long a turn takes at least.
 PAUSE, TURN = 0.04, 0.02
@@ -139,7 +141,7 @@ def checkpoint(torch: Any, rounds: int) -> list[dict[str, Any]]:
     x, weight = (tg.tensor(rng.standard_normal((steps, batch, size)).astype(np.float32)) for _ in range(2))
     x.requires_grad = True
     layers = {
-        name: tg.nn.LSTM(size, size, checkpoint=name if name == "sqrt" else None, engine="eager")
+        name: tg.nn.LSTM(size, size, checkpoint=name if name == "sqrt" else None)
         for name in ("sqrt", "all kept")
     }
 
@@ -152,6 +154,7 @@ def checkpoint(torch: Any, rounds: int) -> list[dict[str, Any]]:
     for name in layers:
         turn(name)
         x.grad = None
+        kernels_memory._free.clear()  # or what was used before would be used again, unseen
         tracemalloc.start()
         turn(name)
         # Above what there is in any case: the outputs, their gradient, and that of the inputs.
@@ -303,9 +306,43 @@ def copies(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def peak(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """The multiplications of an LSTM's products a second, as a share of what a large product reaches here."""
+    rows = []
+    square = torch.randn(2048, 2048)
+    for batch, steps, size in SHAPES[2:]:
+        layer = tg.nn.LSTM(size, size)
+        x, g = tg.randn(steps, batch, size, requires_grad=True), tg.randn(steps, batch, size)
+
+        def turn(layer: Any = layer, x: Any = x, g: Any = g) -> None:
+            x.grad = None
+            layer.zero_grad()
+            layer(x)[0].backward(g)
+
+        times = interleaved({"LSTM": turn, "product": lambda: square @ square}, rounds if size < 512 else rounds // 2)
+        # Both matrices, forward, back, and for their own gradient; a multiplication and an addition each.
+        flops = {"LSTM": 3 * 2 * steps * batch * 2 * size * 4 * size, "product": 2 * 2048**3}
+        rates = {name: [flops[name] / t / 1e9 for t in found] for name, found in times.items()}
+        shares = [a / b for a, b in zip(rates["LSTM"], rates["product"])]
+        rows.append({"what": f"an LSTM (B {batch}, T {steps}, H {size})", "unit": "GFLOP/s",
+                     **{name: statistics.median(found) for name, found in rates.items()},
+                     "share of the product's": statistics.median(shares)})  # fmt: skip
+    return rows
+
+
+def first(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """First steps, with and without kernels on disk."""
+    return bench_processes.first_steps()
+
+
+def memory(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """Memory of a training step."""
+    return bench_processes.memory(tg.get_num_threads())
+
+
 PARTS = {
     "tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers, "cells": cells,
-    "copies": copies, "character": character, "sampling": sampling,
+    "copies": copies, "character": character, "sampling": sampling, "peak": peak, "first": first, "memory": memory,
 }  # fmt: skip
 
 

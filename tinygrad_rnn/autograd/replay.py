@@ -53,7 +53,12 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
 
 
 def joined(
-    run: Any, tensors: Sequence[Tensor], arrays: Sequence[Any], flows: Sequence[bool], held: Sequence[Any] = ()
+    run: Any,
+    tensors: Sequence[Tensor],
+    arrays: Sequence[Any],
+    flows: Sequence[bool],
+    held: Sequence[Any] = (),
+    read: Sequence[Tensor] = (),
 ) -> list[Tensor]:
     """The outputs of one node, which has `tensors` as inputs: tensors that lead back to it, where a gradient flows.
 
@@ -64,6 +69,7 @@ def joined(
         arrays: its outputs.
         flows: for each of these, whether a gradient goes through it.
         held: what the run needs until its gradients are taken; freed with what nodes save.
+        read: what else the run reads, for who watches.
     """
     wanted = tuple([t._requires_grad for t in tensors])
     if True not in wanted or True not in flows:
@@ -74,7 +80,7 @@ def joined(
     parents = tuple([t.node for t in tensors])
     node = Node(_replay, parents, wanted, saved, {"run": run, "count": len(arrays)}, first, state.place)
     for watcher in state.watchers:
-        watcher.see(node, tensors, first)
+        watcher.see(node, [*tensors, *read], first)
     picked = []
     for number, (y, flow) in enumerate(zip(arrays, flows)):
         if not flow:
@@ -89,6 +95,8 @@ def joined(
 
 class _Course(Watcher):
     """What one run did: its nodes, a number for each value to know it again by, and what it used from outside."""
+
+    each = False
 
     def __init__(self, scales: bool) -> None:
         self.since = tick()

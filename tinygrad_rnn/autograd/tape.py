@@ -156,7 +156,13 @@ def input_names(op: Op, count: int) -> list[str]:
 
 
 class Watcher:
-    """Sees every operation that this thread runs inside a `with` block, whether a gradient is wanted or not."""
+    """Sees every operation that this thread runs inside a `with` block, whether a gradient is wanted or not.
+
+    Attributes:
+        each: whether it wants to see each of them, or a whole sequence, run at once, may be one.
+    """
+
+    each = True
 
     def __enter__(self: Watching) -> Watching:
         state = thread.state

@@ -92,7 +92,7 @@ class _Run:
         if keep and any(flows):
             self.read = Reads([root_of(array) for array in self.made.values()])
             held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
-            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held)
+            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.fixtures.taken)
         else:
             tensors = [Tensor(array) for array in arrays]
         outputs = iter(tensors)  # not kept here, or run and tensors would hold each other
@@ -268,7 +268,7 @@ class _Run:
         # Names of their own for what the run starts from: its inner graph ends at them, whatever made the values.
         starts = [astype(t, t.dtype) if t._requires_grad else Tensor(t._array) for t in tensors]
         inputs = len(tensors) - len(self.outer)
-        known = {t.node.order: start for t, start in zip(tensors[inputs:], starts[inputs:]) if t.node is not None}
+        known = {t.node.order: start for t, start in zip(self.outer, starts[inputs:]) if t.node is not None}
         _, outputs = self.again(starts, known)
         chosen = [(y, g) for y, g in zip(outputs, arrived) if g is not None]
         wanted = [start for start in starts if start._requires_grad]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tape import root_of
+from ..autograd.tape import root_of, thread
 from ..kernels.memory import address_of
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
@@ -117,13 +117,15 @@ class Totals:
 
 
 def replayed(recipe: Recipe, operands: list[Any]) -> Any:
-    """A recipe on tensors."""
-    operands = _with_numbers(recipe, operands)
-    return (
-        recipe.op.call(*operands)
-        if isinstance(recipe.op, Elementwise)
-        else recipe.op.call(operands, dict(recipe.settings))
-    )
+    """A recipe on tensors; who watches sees the run that takes the result, and not this."""
+    operands, state = _with_numbers(recipe, operands), thread.state
+    watchers, state.watchers = state.watchers, ()
+    try:
+        if isinstance(recipe.op, Elementwise):
+            return recipe.op.call(*operands)
+        return recipe.op.call(operands, dict(recipe.settings))
+    finally:
+        state.watchers = watchers
 
 
 def _with_numbers(recipe: Recipe, operands: list[Any]) -> list[Any]:

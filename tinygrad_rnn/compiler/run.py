@@ -161,19 +161,24 @@ def unrolled(
         steps = ragged.longest
     name = _chosen.name if engine == "auto" else engine
 
+    source = source or Source()
     if _chosen.parts is not None:
         try:
-            if every is not None:
-                raise _in_pieces()
-            found: Any = _program(step, carry, xs, place, first, (source or Source())._replace(listed=True))
+            found: Any = _program(step, carry, xs, place, first, source._replace(listed=True))
         except NotFused as trouble:
             found = trouble
         _chosen.parts.append((place, found, _left_eager(name, steps)))
     elif name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
         try:
-            if every is not None:
-                raise _in_pieces()
-            return fused(step, carry, xs, place, first, source or Source(), ragged)
+            if every is None:
+                return fused(step, carry, xs, place, first, source, ragged)
+            if ragged is not None:
+                raise NotFused("checkpoint cuts a sequence into pieces, and rows end at different steps")
+            again = source if source.known is not None else source._replace(known={})
+            return _in_pieces(
+                lambda carry, xs, a: fused(step, carry, xs, place, first + a, again, None),
+                carry, xs, steps, every, place,
+            )  # fmt: skip
         except NotFused as trouble:
             if name == "fused":
                 raise FusionError(
@@ -190,13 +195,13 @@ def unrolled(
 
     kept = _Kept(carry)
 
-    def piece(carry: Any, xs: Any, first: int) -> tuple[Any, list[Any]]:
+    def piece(carry: Any, xs: Any, a: int) -> tuple[Any, Any]:
         """Some of the steps, one after another."""
         count = _length(xs)
         ys: list[Any] = [None] * count
         with at(place) as here:
             for t in reversed(range(count)) if place.reverse else range(count):
-                here.place = Place(place.cell, place.layer, place.reverse, first + t)
+                here.place = Place(place.cell, place.layer, place.reverse, first + a + t)
                 x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
                 carry, ys[t] = kept.checked(step(carry, x))
         if not count:
@@ -204,21 +209,24 @@ def unrolled(
         return carry, map_nest(lambda *parts: stack(parts), *ys)
 
     if every is None or steps == 0:
-        return piece(carry, xs, first)
+        return piece(carry, xs, 0)
+    return _in_pieces(piece, carry, xs, steps, every, place)
+
+
+def _in_pieces(
+    piece: Callable[[Any, Any, int], tuple[Any, Any]], carry: Any, xs: Any, steps: int, every: int, place: Place
+) -> tuple[Any, Any]:
+    """piece(carry, xs, a), which runs the steps from a on, for `every` at a time: each runs again for its gradient."""
     parts: dict[int, Any] = {}
     starts = range(0, steps, every)
     for a in reversed(starts) if place.reverse else starts:
 
-        def run(carry: Any, xs: Any, a: int = a) -> tuple[Any, list[Any]]:
-            return piece(carry, xs, first + a)
+        def run(carry: Any, xs: Any, a: int = a) -> tuple[Any, Any]:
+            return piece(carry, xs, a)
 
         run.__name__ = place.cell
         carry, parts[a] = replayed(run, carry, map_nest(lambda x, a=a: x[a : a + every], xs))
     return carry, map_nest(lambda *ys: concat(ys), *[parts[a] for a in starts])
-
-
-def _in_pieces() -> NotFused:
-    return NotFused("checkpoint runs pieces of the loop again")
 
 
 def _left_eager(name: str, steps: int) -> str:
@@ -275,7 +283,7 @@ def fused(
     state, steps = thread.state, _length(xs) if ragged is None else ragged.longest
     if not settings.jit_enabled:
         raise NotFused("nothing is compiled here (TINYGRAD_RNN_JIT=0)")
-    if state.watchers or state.anomaly is not None:
+    if any(watcher.each for watcher in state.watchers) or state.anomaly is not None:
         raise NotFused("every operation is watched")
     if not steps:
         raise NotFused("there are no steps")
@@ -330,9 +338,14 @@ def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: 
     def checked(carry: Any, x: Any) -> tuple[Any, Any]:
         return kept.checked(step(carry, x))
 
-    with at(Place(place.cell, place.layer, place.reverse, first + order[0])), nothing_compiled():
-        few = [map_nest(lambda x, t=t: x[t], xs) for t in order]
-        return Program(checked, carry, few, _needs(carry), _needs(xs), source)
+    state = thread.state
+    watchers, state.watchers = state.watchers, ()
+    try:
+        with at(Place(place.cell, place.layer, place.reverse, first + order[0])), nothing_compiled():
+            few = [map_nest(lambda x, t=t: x[t], xs) for t in order]
+            return Program(checked, carry, few, _needs(carry), _needs(xs), source)
+    finally:
+        state.watchers = watchers
 
 
 def _length(xs: Any) -> int:
