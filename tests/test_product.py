@@ -7,6 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
+from tinygrad_rnn.kernels import machine
 from tinygrad_rnn.kernels.product import multiplied
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
@@ -39,6 +40,25 @@ def test_every_layout(size, dtype, threads):
                 assert found.shape == expected.shape and found.dtype == a.dtype
                 assert np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), inner**0.5)
     assert multiplied(a, b) is not None and multiplied(np.asfortranarray(a), b) is not None
+
+
+@pytest.mark.parametrize("vectors", [(32, 4), (16, 8), (16, 4)], ids=["256 bits", "128 bits, 8 rows", "128 bits"])
+def test_machines_with_other_vectors(vectors, monkeypatch):
+    """Registers as others have them: products, and a fused layer with all its gradients."""
+    monkeypatch.setattr(machine, "_vectors", lambda: vectors)
+    machine.machine.cache_clear()
+    try:
+        test_every_layout((13, 300, 47), "float32", 2)
+        cell = tg.nn.GRUCell(5, 33, dtype="float64")
+        x = tg.tensor(np.random.default_rng(0).standard_normal((9, 6, 5)), requires_grad=True)
+        made = {}
+        for engine in ("fused", "eager"):
+            outputs, _ = tg.nn.Recurrent(cell, engine=engine)(x)
+            made[engine] = [outputs, *tg.grad((outputs * outputs).sum(), [x, *cell.parameters()])]
+        for fused, eager in zip(*made.values()):
+            assert np.abs(fused.numpy() - eager.numpy()).max() <= 1e-11 * np.abs(eager.numpy()).max()
+    finally:
+        machine.machine.cache_clear()
 
 
 def test_what_is_left_to_numpy():
