@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import ArgumentError, GraphError, ShapeError
 from ..kernels.locks import lock_across_forks
+from ..kernels.memory import copied
 from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
@@ -220,7 +221,7 @@ def _propagate(
         if anomaly is not None:
             anomaly.see_gradient(node, None, start, None)
         # In memory of its own: a hook may keep what arrives, and the caller may write to what was given.
-        arrive(node, _own(start) if create_graph else start._array.copy())
+        arrive(node, _own(start) if create_graph else copied(start._array))
 
     while heap:
         order = -heappop(heap)
@@ -231,7 +232,7 @@ def _propagate(
         if (node.hooks or node.owner is not None) and (through or (wanted is not None and order not in wanted)):
             g = _delivered(node, g, order in ours, create_graph, wanted is None)
         if wanted is not None and order in wanted:
-            wanted[order] = _own(g) if create_graph else Tensor(np.array(g))
+            wanted[order] = _own(g) if create_graph else Tensor(copied(g))
         op = node.op
         if op is None or (leading is not None and not leading[order]):
             continue
@@ -325,7 +326,7 @@ def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumula
         elif owner._grad is not None:
             owner._grad = Tensor(np.asarray(owner._grad._array + g))
         else:
-            owner._grad = Tensor(g if exclusive and node.op is None else np.array(g))
+            owner._grad = Tensor(g if exclusive and node.op is None else copied(g))
     return g
 
 

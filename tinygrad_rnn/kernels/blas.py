@@ -18,7 +18,7 @@ from .jit import lock
 from .product import multiplied
 
 #: Products of up to this many multiplications are NumPy's; our own threads take larger ones.
-SMALL = 2**24
+SMALL = 2**20
 
 #: Up to this many rows of x, weight @ x.T takes less time than x @ weight.T.
 FEW = 128

@@ -14,9 +14,9 @@ from .jit import loop
 def scatter_add(rows: Any, index: Any, out: Any) -> None:
     """out[index[n]] += rows[n] for every n, in order, repeated indices adding up. `index` holds no negative numbers."""
     for n in range(index.shape[0]):
-        row = index[n]
-        for j in range(out.shape[1]):
-            out[row, j] += rows[n, j]
+        source, target = rows[n], out[index[n]]
+        for j in range(target.shape[0]):
+            target[j] += source[j]
 
 
 def add_at(out: Any, key: Any, values: Any) -> None:

@@ -74,3 +74,19 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     block = Block(count)
     block.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.address, False)}
     return np.asarray(block)
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An array of zeros."""
+    if math.prod(shape) * dtype.itemsize < SMALL:
+        return np.zeros(shape, dtype)
+    made = empty(shape, dtype)
+    made.fill(0)
+    return made
+
+
+def copied(array: Any) -> Any:
+    """A copy, contiguous."""
+    made = empty(array.shape, array.dtype)
+    made[...] = array
+    return made

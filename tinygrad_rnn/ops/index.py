@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, DtypeError, ShapeError
-from ..kernels import gather
+from ..kernels import gather, memory
 from .declare import Array, Refusal, call, opaque, shape
 from .op import Piece, normalized_axes
 
@@ -87,7 +87,7 @@ def _(g, key):
 )
 def patched(patches: Sequence[Array], keys: Any, shape: Any) -> Any:
     """Zeros of `shape` with each patch added at its key."""
-    out = np.zeros(shape, patches[0].dtype)
+    out = memory.zeros(shape, patches[0].dtype)
     for patch, key in zip(patches, keys):
         gather.add_at(out, key, patch)
     return out
@@ -177,7 +177,9 @@ def embedding(weight: Array, index: Array) -> Any:
     """
     if weight.ndim != 2:
         raise ShapeError("embedding: the weight is no table", expected="(V, E)", got=weight.shape)
-    return weight[_within("embedding", index, len(weight), negative=False)]
+    rows = np.asarray(_within("embedding", index, len(weight), negative=False))
+    made = memory.empty((*rows.shape, weight.shape[1]), weight.dtype)
+    return np.take(weight, rows, 0, out=made, mode="clip")  # "raise" would take a detour, and all are within
 
 
 @embedding.vjp("weight")

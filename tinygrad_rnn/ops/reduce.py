@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, ShapeError
+from ..kernels import memory
 from ..kernels import softmax as rows
 from .declare import Array, Refusal, call, opaque, reduction
 from .elementwise import exp, where
@@ -329,7 +330,7 @@ def _(g, slope, logs, axis):
 def _by_rows(kernel: Any, axis: int, *arrays: Any) -> Any:
     """A kernel of rows on arrays of one shape, along an axis."""
     moved = [np.moveaxis(a, axis, -1) if a.ndim else a.reshape(1) for a in arrays]
-    made = np.empty(moved[0].shape, moved[0].dtype)
+    made = memory.empty(moved[0].shape, moved[0].dtype)
     if made.size:
         kernel(*[a.reshape(-1, made.shape[-1]) for a in moved], made.reshape(-1, made.shape[-1]))
     return np.moveaxis(made, -1, axis) if arrays[0].ndim else made.reshape(())
