@@ -381,7 +381,7 @@ def test_update_kernels_equal_their_numpy_twins(name, buffers, numbers, dtype):
     every = [v, a, b] if name == "rmsprop" else [a, v, b]
     first = [p, g, *(x if i < buffers else x[:0] for i, x in enumerate(every[:count]))]
     second = [x.copy() for x in first]
-    kernel(*first, np.array(numbers, np.float64))
+    kernel([(first, numbers)])
     twin(*second, np.array(numbers, np.float64))
     for x, y in zip(first, second):
         assert x.dtype == y.dtype

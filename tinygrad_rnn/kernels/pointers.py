@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -70,6 +71,20 @@ def store(typingctx: Any, value: Any, address: Any, index: Any, scope: Any, scop
         return context.get_dummy_value()
 
     return types.void(value, types.intp, types.intp, scope, scopes), codegen
+
+
+@intrinsic
+def _pointer_to(typingctx: Any, kind: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _pointer(builder, args[1], context.get_data_type(kind))
+
+    return types.CPointer(kind)(kind, types.intp), codegen  # type: ignore[no-untyped-call]  # Numba has no types
+
+
+@numba.njit
+def array_at(kind: Any, address: Any, size: Any) -> Any:
+    """The `size` elements at an address, of the type of `kind`, as an array."""
+    return numba.carray(_pointer_to(kind, address), (size,))  # type: ignore[attr-defined, call-arg]
 
 
 @intrinsic

@@ -1,19 +1,95 @@
-"""The optimizers' updates: one pass over each parameter, all arrays flat and written in place.
+"""The optimizers' updates, and what clipping needs: each one kernel over all parameters, on all threads.
 
-`c` holds an update's numbers in float64, in the order its docstring gives.
+A rule is written for one parameter, its arrays flat and written in place. `c` holds its numbers in float64, in the
+order its docstring gives. A table tells the kernel where the arrays of all parameters lie:
+
+    0 their number      1 integers of each entry
+    2, ...              entries: elements, address of c and how many, then address and elements of each array
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .jit import loop
+from .. import settings
+from . import jit, threads
+from .memory import address_of
 
-if TYPE_CHECKING:
-    like: Any = None  # kernel files import it from intrinsics.py
+if TYPE_CHECKING:  # what the kernel's text has around it
+    KIND: Any = None
+    NUMBERS: Any = None
+    array_at: Any = None
+    like: Any = None
+    summed: Any = None
+
+    def number(table: int, index: int) -> int: ...
+
+
+#: Elements below which one thread does all.
+SMALL = 100_000
+
+
+def share(table: int, n: int, i: int, part: int, parts: int) -> Any:
+    """A part of the i-th array of the n-th parameter; of one that is empty, nothing."""
+    entry = table + 8 * (2 + number(table, 1) * n)
+    address, size = number(entry, 3 + 2 * i), number(entry, 4 + 2 * i)
+    each = ((size + parts - 1) // parts + 15) // 16 * 16  # no line of the cache is of two parts
+    first, last = min(part * each, size), min((part + 1) * each, size)
+    return array_at(KIND, address, size)[first:last]
+
+
+def numbers(table: int, n: int) -> Any:
+    """The numbers of the n-th parameter."""
+    entry = table + 8 * (2 + number(table, 1) * n)
+    return array_at(NUMBERS, number(entry, 1), number(entry, 2))
+
+
+class Update:
+    """A rule run over all parameters.
+
+    Args:
+        every: the kernel: for each parameter of the table, the rule on the part that is asked for.
+        rule: what it calls.
+        twin: the rule on plain NumPy.
+    """
+
+    def __init__(self, every: Callable[..., Any], rule: Callable[..., Any], twin: Callable[..., Any]) -> None:
+        self.every, self.rule, self.twin = every, rule, twin
+        self._compiled = functools.cache(self._library)
+
+    def _library(self, size: int) -> int:
+        constants = {"KIND": f"np.float{8 * size}(0.0)", "NUMBERS": "np.float64(0.0)"}
+        name, functions = f"{self.rule.__name__}_{size}", (share, numbers, self.rule, self.every)
+        return int(getattr(jit.library(name, functions, constants)(), self.every.__name__).address)
+
+    def __call__(self, parameters: Sequence[tuple[Sequence[np.ndarray[Any, Any]], Any]]) -> None:
+        """For each parameter its arrays, flat and contiguous (all of one dtype), and its numbers.
+
+        Numbers that are given as an array of float64 are what the rule may write to.
+        """
+        given = [(arrays, np.asarray(c, np.float64)) for arrays, c in parameters if arrays[0].size]
+        if not settings.jit_enabled:
+            for arrays, c in given:
+                self.twin(*arrays, c)
+            return
+        for size, several in itertools.groupby(given, lambda one: one[0][0].itemsize):
+            self._run(size, list(several))
+
+    def _run(self, size: int, given: list[tuple[Sequence[Any], Any]]) -> None:
+        table = [len(given), 3 + 2 * len(given[0][0])]
+        for arrays, c in given:
+            table += [arrays[0].size, address_of(c) if c.size else 0, c.size]
+            for array in arrays:
+                table += [address_of(array), array.size]
+        known = np.array(table, np.int64)
+        parts = 1 if sum(arrays[0].size for arrays, _ in given) < SMALL else settings.get_num_threads()
+        threads.run(self._compiled(size), address_of(known), (parts, 0, 0), parts)
 
 
 def _adam_twin(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
@@ -26,8 +102,7 @@ def _adam_twin(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     p -= step * m / (np.sqrt(v) / root + eps)
 
 
-@loop("void(F[::1],F[::1],F[::1],F[::1],f8[::1])", twin=_adam_twin)
-def adam(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
+def _adam(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     """c: lr / (1 - beta1^t), beta1, beta2, sqrt(1 - beta2^t), eps, L2 factor, lr * decoupled decay."""
     step, beta1, beta2, root = like(c[0], p[0]), like(c[1], p[0]), like(c[2], p[0]), like(c[3], p[0])
     eps, l2, keep = like(c[4], p[0]), like(c[5], p[0]), like(1.0 - c[6], p[0])
@@ -41,6 +116,20 @@ def adam(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
         p[i] = kept - step * m[i] / (math.sqrt(v[i]) / root + eps)
 
 
+def _every_adam(table: int, job: int, part: int, parts: int) -> None:
+    for n in range(number(table, 0)):
+        _adam(
+            share(table, n, 0, part, parts),
+            share(table, n, 1, part, parts),
+            share(table, n, 2, part, parts),
+            share(table, n, 3, part, parts),
+            numbers(table, n),
+        )
+
+
+adam = Update(_every_adam, _adam, _adam_twin)
+
+
 def _sgd_twin(p: Any, g: Any, b: Any, c: Any) -> None:
     lr, momentum, dampening, l2, nesterov, first = map(float, c)
     g = g + l2 * p
@@ -50,8 +139,7 @@ def _sgd_twin(p: Any, g: Any, b: Any, c: Any) -> None:
     p -= lr * g
 
 
-@loop("void(F[::1],F[::1],F[::1],f8[::1])", twin=_sgd_twin)
-def sgd(p: Any, g: Any, b: Any, c: Any) -> None:
+def _sgd(p: Any, g: Any, b: Any, c: Any) -> None:
     """c: lr, momentum, dampening, L2 factor, nesterov (0 or 1), first step (0 or 1).
 
     B, the momentum buffer, may be empty.
@@ -66,6 +154,19 @@ def sgd(p: Any, g: Any, b: Any, c: Any) -> None:
         slope = g[i] + l2 * p[i]
         b[i] = slope if first else momentum * b[i] + rest * slope
         p[i] -= lr * (slope + momentum * b[i] if nesterov else b[i])
+
+
+def _every_sgd(table: int, job: int, part: int, parts: int) -> None:
+    for n in range(number(table, 0)):
+        _sgd(
+            share(table, n, 0, part, parts),
+            share(table, n, 1, part, parts),
+            share(table, n, 2, part, parts),
+            numbers(table, n),
+        )
+
+
+sgd = Update(_every_sgd, _sgd, _sgd_twin)
 
 
 def _rmsprop_twin(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
@@ -84,8 +185,7 @@ def _rmsprop_twin(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     p -= lr * g
 
 
-@loop("void(F[::1],F[::1],F[::1],F[::1],F[::1],f8[::1])", twin=_rmsprop_twin)
-def rmsprop(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
+def _rmsprop(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     """c: lr, alpha, eps, L2 factor, momentum. a (mean gradient) and b (momentum) may be empty."""
     lr, alpha, rest = like(c[0], p[0]), like(c[1], p[0]), like(1.0 - c[1], p[0])
     eps, l2, momentum = like(c[2], p[0]), like(c[3], p[0]), like(c[4], p[0])
@@ -102,3 +202,58 @@ def rmsprop(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
             b[i] = momentum * b[i] + step
             step = b[i]
         p[i] -= lr * step
+
+
+def _every_rmsprop(table: int, job: int, part: int, parts: int) -> None:
+    for n in range(number(table, 0)):
+        _rmsprop(
+            share(table, n, 0, part, parts),
+            share(table, n, 1, part, parts),
+            share(table, n, 2, part, parts),
+            share(table, n, 3, part, parts),
+            share(table, n, 4, part, parts),
+            numbers(table, n),
+        )
+
+
+rmsprop = Update(_every_rmsprop, _rmsprop, _rmsprop_twin)
+
+
+def _scale_twin(g: Any, c: Any) -> None:
+    g *= g.dtype.type(c[0])
+
+
+def _scale(g: Any, c: Any) -> None:
+    """c: the factor."""
+    factor = like(c[0], g[0])
+    for i in range(g.shape[0]):
+        g[i] *= factor
+
+
+def _every_scale(table: int, job: int, part: int, parts: int) -> None:
+    for n in range(number(table, 0)):
+        _scale(share(table, n, 0, part, parts), numbers(table, n))
+
+
+scale = Update(_every_scale, _scale, _scale_twin)
+
+
+def _squares_twin(g: Any, c: Any) -> None:
+    c[0] = np.sum(np.square(g, dtype=np.float64))
+
+
+def _squares(g: Any, c: Any, part: Any) -> None:
+    """c: for each thread that may take part, the sum of squares that it finds."""
+    total = 0.0
+    for i in range(g.shape[0]):
+        wide = like(g[i], total)
+        total = summed(total, wide * wide)
+    c[part] = total
+
+
+def _every_squares(table: int, job: int, part: int, parts: int) -> None:
+    for n in range(number(table, 0)):
+        _squares(share(table, n, 0, part, parts), numbers(table, n), part)
+
+
+squares = Update(_every_squares, _squares, _squares_twin)

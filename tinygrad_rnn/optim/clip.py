@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..autograd.tape import writes
 from ..autograd.tensor import Tensor
 from ..errors import ArgumentError, GraphError
+from ..kernels import update
+from ..settings import get_num_threads
 
 
 def clip_grad_norm_(
@@ -36,25 +39,34 @@ def clip_grad_norm_(
         raise ArgumentError("clip_grad_norm_: no such norm", expected="norm_type above 0", got=norm_type)
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in given if p.grad is not None]
-    total = _norm(np.array([_norm(g._array, norm_type) for g in grads]), norm_type)
+    arrays = [g._array for g in grads]
+    total = _euclidean(arrays) if norm_type == 2.0 else math.nan
+    if not 1e-15 < total < math.inf:
+        total = _norm(np.array([_norm(a, norm_type) for a in arrays]), norm_type)
     if error_if_nonfinite and not math.isfinite(total):
         raise GraphError("clip_grad_norm_: the norm of the gradients is not finite", got=total)
     factor = max_norm / (total + 1e-6)
     with np.errstate(all="ignore"):  # an infinite gradient becomes NaN
         if not factor >= 1.0:
-            for g in grads:
-                g = g.detach()  # with create_graph a gradient has a history
-                g *= factor
+            flat = [a.flags.c_contiguous and a.flags.writeable for a in arrays]
+            update.scale([((a.reshape(-1),), (factor,)) for a, whole in zip(arrays, flat) if whole])
+            for g, array, whole in zip(grads, arrays, flat):
+                if whole:
+                    writes.note(array)
+                else:
+                    g = g.detach()  # with create_graph a gradient has a history
+                    g *= factor
         return Tensor(np.asarray(total, grads[0].dtype if grads else None))
 
 
+def _euclidean(arrays: Sequence[np.ndarray[Any, Any]]) -> float:
+    """The 2-norm of all together; where squares leave the range of float64, infinite, 0 or NaN."""
+    found = np.zeros((len(arrays), get_num_threads()))
+    update.squares([((np.ascontiguousarray(a).reshape(-1),), c) for a, c in zip(arrays, found)])
+    return math.sqrt(float(found.sum()))
+
+
 def _norm(array: np.ndarray[Any, Any], p: float) -> float:
-    if p == 2.0:
-        flat = array.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            squares = float(np.dot(flat, flat))
-        if math.isfinite(squares) and squares > 1e-30:
-            return math.sqrt(squares)
     wide = np.abs(array.astype(np.float64))
     top = float(wide.max(initial=0.0))
     if math.isinf(p) or not 0.0 < top < math.inf:

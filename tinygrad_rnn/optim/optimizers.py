@@ -1,10 +1,10 @@
-"""SGD, Adam, AdamW and RMSprop: the update rules, each one pass over a parameter."""
+"""SGD, Adam, AdamW and RMSprop: the update rules, each one kernel over all parameters."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,17 +62,34 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient."""
-        i = -1
-        for group in self.param_groups:
-            for p in group["params"]:
-                i += 1
-                if p.grad is None:
-                    continue
-                state = self.state.setdefault(i, {"step": 0})
-                state["step"] += 1
-                self._update(p, p.grad, state, group)
+        every = [(p, group) for group in self.param_groups for p in group["params"]]
+        moved = [(i, p, group) for i, (p, group) in enumerate(every) if p.grad is not None]
+        for _, p, _ in moved:
+            if not p._array.flags.writeable and p.size:
+                raise GraphError(
+                    "step: the parameter's memory is read-only", hint="tg.tensor(x) is a copy that can be written"
+                )
+        given = []
+        for i, p, group in moved:
+            state = self.state.setdefault(i, {"step": 0})
+            state["step"] += 1
+            buffers, numbers = self._update(p, state, group)
+            flat = np.ascontiguousarray(p._array).reshape(-1)
+            slope = np.ascontiguousarray(p.grad.astype(p.dtype)._array).reshape(-1)
+            given.append(((flat, slope, *buffers), numbers))
+        self.rule(given)
+        for (_, p, _), ((flat, *_), _) in zip(moved, given):
+            if not np.shares_memory(flat, p._array):
+                p._array[...] = flat.reshape(p.shape)
+            writes.note(p._array)
 
-    def _update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    #: The update's kernel.
+    rule: update.Update
+
+    def _update(
+        self, p: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> tuple[Sequence[np.ndarray[Any, Any]], Sequence[float]]:
+        """The buffers of a parameter, flat, and the numbers of its step, as the kernel wants them."""
         raise TypeError(f"{type(self).__name__} does not define _update")
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,25 +150,13 @@ def _buffer(state: dict[str, Any], name: str, p: Tensor, wanted: bool = True) ->
     return flat
 
 
-def _run(kernel: Any, p: Tensor, g: Tensor, *others: Any) -> None:
-    """An update on flat arrays, in place where the parameter is contiguous."""
-    if p.size == 0:
-        return
-    array = p._array
-    if not array.flags.writeable:
-        raise GraphError("step: the parameter's memory is read-only", hint="tg.tensor(x) is a copy that can be written")
-    flat = np.ascontiguousarray(array).reshape(-1)
-    kernel(flat, g.astype(p.dtype)._array.reshape(-1), *others)
-    if not np.shares_memory(flat, array):
-        array[...] = flat.reshape(array.shape)
-    writes.note(array)
-
-
 class SGD(Optimizer):
     """Stochastic gradient descent: v = momentum v + (1 - dampening) g, p = p - lr v, with g + weight_decay p for g.
 
     `nesterov` uses g + momentum v in place of v (Sutskever et al. 2013).
     """
+
+    rule = update.sgd
 
     def __init__(
         self,
@@ -175,11 +180,11 @@ class SGD(Optimizer):
             },
         )
 
-    def _update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Any:
         first = "momentum_buffer" not in state
         b = _buffer(state, "momentum_buffer", p, group["momentum"] != 0)
         c = [group["lr"], group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"], first]
-        _run(update.sgd, p, g, b, np.array(c, np.float64))
+        return (b,), c
 
 
 class Adam(Optimizer):
@@ -188,6 +193,7 @@ class Adam(Optimizer):
     `weight_decay` adds weight_decay p to g.
     """
 
+    rule = update.adam
     decoupled = False
 
     def __init__(
@@ -202,13 +208,12 @@ class Adam(Optimizer):
             raise ArgumentError(f"{type(self).__name__}: betas are in [0, 1)", got=betas)
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
-    def _update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Any:
         t, lr, decay = state["step"], group["lr"], group["weight_decay"]
         beta1, beta2 = group["betas"]
         l2, shrink = (0.0, lr * decay) if self.decoupled else (decay, 0.0)
         c = [lr / (1.0 - beta1**t), beta1, beta2, math.sqrt(1.0 - beta2**t), group["eps"], l2, shrink]
-        m, v = _buffer(state, "exp_avg", p), _buffer(state, "exp_avg_sq", p)
-        _run(update.adam, p, g, m, v, np.array(c, np.float64))
+        return (_buffer(state, "exp_avg", p), _buffer(state, "exp_avg_sq", p)), c
 
 
 class AdamW(Adam):
@@ -233,6 +238,8 @@ class RMSprop(Optimizer):
     `centered` subtracts the square of the running mean of g from v; `momentum` keeps a running sum of the steps.
     """
 
+    rule = update.rmsprop
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -255,9 +262,9 @@ class RMSprop(Optimizer):
             },
         )
 
-    def _update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Any:
         v = _buffer(state, "square_avg", p)
         a = _buffer(state, "grad_avg", p, group["centered"])
         b = _buffer(state, "momentum_buffer", p, group["momentum"] != 0)
         c = [group["lr"], group["alpha"], group["eps"], group["weight_decay"], group["momentum"]]
-        _run(update.rmsprop, p, g, v, a, b, np.array(c, np.float64))
+        return (v, a, b), c
