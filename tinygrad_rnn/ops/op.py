@@ -377,6 +377,8 @@ def normalized_axes(name: str, axis: Any, ndim: int, *, several: bool = True) ->
     Raises:
         ShapeError: for an axis out of range, or one named twice.
     """
+    if type(axis) is int and -ndim <= axis < ndim:  # what is given most often
+        return (axis % ndim,) if several else axis % ndim
     if axis is None and several:
         return tuple(range(ndim))
     found = []

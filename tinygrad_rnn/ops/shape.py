@@ -103,10 +103,11 @@ def _(g):
 )
 def expand_dims(x: Array, axis: Any) -> Any:
     """x with axes of size 1 at the places `axis` of the result."""
-    several = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    new = normalized_axes("expand_dims", several, x.ndim + len(several))
-    sizes = iter(x.shape)
-    return x.reshape([1 if i in new else next(sizes) for i in range(x.ndim + len(new))])  # a view, whatever the strides
+    count = len(axis) if isinstance(axis, (tuple, list)) else 1
+    sizes = list(x.shape)
+    for place in normalized_axes("expand_dims", axis, x.ndim + count):
+        sizes.insert(place, 1)
+    return x.reshape(sizes)  # a view, whatever the strides
 
 
 @expand_dims.vjp("x")
