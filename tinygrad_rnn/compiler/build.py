@@ -14,12 +14,11 @@ from ..autograd.tape import enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
 from ..kernels import scalar
 from ..ops.random import Draws, RandomKey
-from ..program.rows import COSTLY
 from ..program.step import Value, reachable
 from .forms import Fixed, Lone, Row, Total
+from .keep import chosen
 from .lower import Lowering
 from .merge import merged
-from .order import PRODUCTS
 from .plan import Key, Plan, Wanted
 from .trace import NotFused, Trace, Traced
 
@@ -264,7 +263,7 @@ class Program:
                 given[value.number] = ("vector", value.setting)
         given = {**{n: key for n, key in stored.items() if n not in given and n < forward}, **given}
         sides = [side for i in self.used_grams for side in low.grams[i]]
-        self._keep([w.value for w in wanted] + sides, given, forward)
+        self.kept = chosen([w.value for w in wanted] + sides, given, forward)
         given |= {value.number: ("kept", i) for i, value in enumerate(self.kept)}
         became, wanted = self._merged(wanted, sides, given, carried)
         self._place_grams(wanted, given, became)
@@ -327,35 +326,6 @@ class Program:
                     self.used_grams.append(made[1])
             else:
                 stack += made.operands
-
-    def _keep(self, wanted: list[Value], given: dict[int, Key], forward: int) -> None:
-        """Choose what the forward run keeps: of what backward needs, all that one costly function cannot bring back."""
-        needed: dict[int, Value] = {}
-        seen: set[int] = set()
-        stack = list(wanted)
-        while stack:
-            value = stack.pop()
-            if value.number in seen or value.number in given:
-                continue
-            seen.add(value.number)
-            if value.number < forward:
-                needed[value.number] = value
-            else:
-                stack += value.operands
-        kept: dict[int, Value] = {}
-
-        def cost(value: Value) -> float:
-            if value.number in given or value.number in kept:
-                return 0
-            if value.operator in PRODUCTS or value.operator == "reduce":
-                return math.inf
-            own = value.operator == "map" and value.setting.name in COSTLY
-            return own + sum(map(cost, value.operands))
-
-        for number in sorted(needed):
-            if cost(needed[number]) > 1:
-                kept[number] = needed[number]
-        self.kept = list(kept.values())
 
     def _forwards(self) -> Plan:
         step = self.low.step

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..autograd.nest import alike, leaves, map_nest, structure
+from ..autograd.nest import leaves, map_nest, structure
 from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
@@ -24,6 +24,7 @@ from .compiled import Compiled
 from .fused import run as run_fused
 from .lower import exact
 from .ragged import Ragged, over_live_rows
+from .steady import Steady
 from .trace import NotFused
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -193,7 +194,7 @@ def unrolled(
 
         return over_live_rows(over, xs, carry, ragged, place.reverse)
 
-    kept = _Kept(carry)
+    kept = Steady(carry)
 
     def piece(carry: Any, xs: Any, a: int) -> tuple[Any, Any]:
         """Some of the steps, one after another."""
@@ -330,7 +331,7 @@ def _needs(nest: Any) -> tuple[bool, ...]:
 
 def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> Program:
     """What the first two steps say of all."""
-    steps, kept = _length(xs), _Kept(carry)
+    steps, kept = _length(xs), Steady(carry)
     if not steps:
         raise NotFused("there are no steps")
     order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
@@ -383,48 +384,7 @@ def pieces_of(checkpoint: str | int | None, steps: int) -> int | None:
     )
 
 
-class _Kept:
-    """What every step must keep: the nest, shapes and dtypes of the carry; of the outputs those of the first."""
-
-    def __init__(self, carry: Any) -> None:
-        self.carry, self.parts = carry, _parts(carry)
-        self.outputs: Any = None
-
-    def checked(self, made: Any) -> tuple[Any, Any]:
-        """What a step returned, where it is a carry as given and a y."""
-        if not isinstance(made, (tuple, list)) or len(made) != 2:
-            got = f"{len(made)} parts" if isinstance(made, (tuple, list)) else type(made).__name__
-            raise ShapeError("the step returns two things", expected="(carry, y)", got=got)
-        carry, y = made
-        if not all(isinstance(part, Tensor) for part in leaves(carry)):
-            carry = map_nest(as_tensor, carry)
-        if not alike(carry, self.carry) or _parts(carry) != self.parts:
-            raise ShapeError(
-                "the step returned another state than it was given",
-                expected=_in_words(self.carry),
-                got=_in_words(carry),
-                hint="every step returns a state of the same nest, shapes and dtypes, so that the next can take it",
-            )
-        if not all(isinstance(part, Tensor) for part in leaves(y)):
-            y = map_nest(as_tensor, y)
-        if self.outputs is None:
-            self.outputs = map_nest(lambda part: np.broadcast_to(part.dtype.type(0), part.shape), y), _parts(y)
-        elif not alike(y, self.outputs[0]) or _parts(y) != self.outputs[1]:
-            raise ShapeError(
-                "the step returned another output than at first", expected=_in_words(self.outputs[0]), got=_in_words(y)
-            )
-        return carry, y
-
-
-def _parts(nest: Any) -> list[Any]:
-    return [(part.shape, part.dtype) for part in leaves(nest)]
-
-
-def _in_words(nest: Any) -> str:
-    return structure(nest, lambda part: f"{part.dtype} {part.shape}")
-
-
-def _nothing(step: Step, carry: Any, xs: Any, place: Place, kept: _Kept) -> Any:
+def _nothing(step: Step, carry: Any, xs: Any, place: Place, kept: Steady) -> Any:
     """The outputs of no steps: empty, in the shapes of those that one step on zeros gives."""
     with trial(), at(place):
         _, y = kept.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
