@@ -11,6 +11,7 @@ from tinygrad_rnn import settings
 from tinygrad_rnn.autograd.nest import leaves
 from tinygrad_rnn.errors import ArgumentError, FusionError
 from tinygrad_rnn.kernels import draw
+from tinygrad_rnn.ops.reduce import kth
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
 
@@ -20,21 +21,21 @@ SYMBOLS = 7
 class Writer:
     """A cell, a table and scores, which write on from a symbol."""
 
-    def __init__(self, cell, dtype, temperature=1.0, rng=None):
+    def __init__(self, cell, dtype, temperature=1.0, rng=None, top_k=None):
         self.cell = cell(4, 6, dtype=dtype, rng=np.random.default_rng(0))
         self.table = tensor(1, SYMBOLS, 4, dtype=dtype).detach()
         self.scores = tensor(2, 6, SYMBOLS, dtype=dtype)
-        self.temperature, self.rng = temperature, rng
+        self.temperature, self.rng, self.top_k = temperature, rng, top_k
 
     def __call__(self, carry, _):
         symbol, state = carry
         output, state = self.cell.step(tg.embedding(self.table, symbol), state)
-        symbol = tg.categorical(output @ self.scores, self.temperature, rng=self.rng)
+        symbol = tg.categorical(output @ self.scores, self.temperature, self.top_k, self.rng)
         return (symbol, state), (symbol, output)
 
 
-def written(engine, cell, dtype, batch_size, temperature, steps=40):
-    writer = Writer(cell, dtype, temperature, np.random.default_rng(5))
+def written(engine, cell, dtype, batch_size, temperature, steps=40, top_k=None):
+    writer = Writer(cell, dtype, temperature, np.random.default_rng(5), top_k)
     first = tg.tensor(np.arange(batch_size) % SYMBOLS)
     with tg.no_grad():
         state = writer.cell.initial_state(batch_size)
@@ -53,6 +54,30 @@ def test_both_engines_write_the_same(cell, dtype, batch_size, temperature):
     symbols = fused[-2].numpy()
     assert symbols.dtype == np.int64 and symbols.min() >= 0 and symbols.max() < SYMBOLS
     assert temperature == 0.0 or len(np.unique(symbols)) > 4
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, SYMBOLS, SYMBOLS + 1])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_both_engines_draw_among_the_largest(batch_size, top_k):
+    fused, eager = (written(e, tg.nn.GRUCell, "float64", batch_size, 2.0, top_k=top_k) for e in ("fused", "eager"))
+    for one, other in zip(fused, eager):
+        assert np.allclose(one.numpy(), other.numpy(), atol=1e-11, rtol=0.0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8])
+def test_the_kth_largest_of_a_row_whatever_it_holds(k):
+    """Equal numbers, infinities and NaN too; and its gradient."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 4, 8)).round(1)
+    x[1, 0, 2:5], x[2, 0], x[3, 1, ::2], x[4, 2, 1], x[5, 3, :3] = 0.5, 0.0, -np.inf, np.inf, np.nan
+    x[6, 1], weights = -np.inf, rng.standard_normal((9, 4, 1))
+    found = {}
+    for engine in ("fused", "eager"):
+        given = tg.tensor(x, requires_grad=True)
+        _, ys = tg.scan(lambda h, x: (h, kth(x, k) + h), tg.zeros(4, 1, dtype="float64"), given, engine=engine)
+        found[engine] = ys.numpy(), tg.grad(ys, given, tg.tensor(weights)).numpy()
+    for one, other in zip(*found.values()):
+        np.testing.assert_allclose(one, other, atol=1e-12, rtol=0.0)
 
 
 def test_gradients_go_through_what_is_not_whole():

@@ -230,6 +230,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "linear": F.linear,
     "dropped": dropped,
     "noisy": noisy,
+    "kth": lambda x, k: x.topk(k, -1).values[..., -1:],
 }
 
 #: Ops that torch has nothing to compare with, each with its reason.

@@ -152,6 +152,7 @@ def test_every_op_is_documented_and_public_or_internal_on_purpose(op):
         "patched",
         "dropped",
         "noisy",
+        "kth",
         "astype",
         "gelu_erf",
         "gelu_tanh",

@@ -115,20 +115,22 @@ class Layout:
         packed: dict[tuple[Block, ...], int] = {}
         packs: list[int] = []
         for p in products:
-            if p.matrix not in packed:
-                target = packed[p.matrix] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
-                for number, turned, above, left, inner, width in p.matrix:
+            if p.setting not in packed:
+                target = packed[p.setting] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
+                for number, turned, above, left, inner, width in p.setting:
                     row, column = strides[number][::-1] if turned else strides[number]
                     packs += [self.base(("matrix", number)), row, column, inner, width]
                     packs += [target, above, left, p.inner, p.width]
         phases: list[int] = []
         for phase in plan.phases:
             if isinstance(phase, Product) and phase.value.operator == "lookup":
-                number, _ = phase.matrix
+                number, _ = phase.setting
                 phases += [2, phase.level, phase.source, phase.target, self.base(("matrix", number)), *strides[number]]
                 phases.append(phase.width)
+            elif isinstance(phase, Product) and phase.value.operator == "kth":
+                phases += [3, phase.level, phase.source, phase.target, phase.setting, phase.inner, 0, 0]
             elif isinstance(phase, Product):
-                phases += [1, phase.level, phase.source, phase.target, packed[phase.matrix], phase.inner, phase.width]
+                phases += [1, phase.level, phase.source, phase.target, packed[phase.setting], phase.inner, phase.width]
                 phases.append(int(phase.onto))
             else:
                 phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]

@@ -9,8 +9,8 @@ from ..program.step import Value, reachable
 #: When something is done: (level, stage); a row function of a stage comes before its products.
 When = tuple[int, float]
 
-#: Operators of values that are phases of their own: they take a matrix.
-PRODUCTS = frozenset({"product", "lookup"})
+#: Operators of values that are phases of their own: they take whole rows out of memory.
+PRODUCTS = frozenset({"product", "lookup", "kth"})
 
 
 class Order:

@@ -27,12 +27,12 @@ class Wanted(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A phase: rows multiplied with a matrix (made of blocks), or rows of one looked up."""
+    """A phase: rows multiplied with a matrix (of blocks), rows of one looked up, or the k-th largest of a row."""
 
     level: int
     source: int
     target: int
-    matrix: Any
+    setting: Any
     inner: int
     width: int
     onto: bool

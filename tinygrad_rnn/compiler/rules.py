@@ -115,6 +115,14 @@ def _noisy(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     return Row(step.map(scalar.add, value, scaled), one.made.shape[1:])
 
 
+@_rule("kth")
+def _kth(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    x = low.rowed(operands[0])
+    if len(x.shape) != 1:
+        raise NotFused("it goes along some of the features only")
+    return Row(low.step.kth(low.full(x), one.settings["k"]), (1,))
+
+
 @_rule("argmax")
 def _argmax(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     """The least number of an element that is the largest, or NaN where one is."""

@@ -17,6 +17,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from .jit import library
 
 if TYPE_CHECKING:  # what the kernel's text has around it
@@ -121,6 +123,36 @@ def lookup(table: int, phase: int, part: int, start: int, begin: int, end: int, 
                 store(load(KIND, source + j * column, 0, 0, 2), c, j, 1, 2)
 
 
+def kth(numbers: int, count: int, k: int) -> Any:
+    """The k-th largest of some numbers, each of several that are equal counted; NaN is larger than any."""
+    found, bound, least = 0, KIND + np.inf, KIND + np.nan
+    for j in range(count):
+        x = load(KIND, numbers, j, 0, 2)
+        found += x != x
+    infinite = True
+    while found < k:
+        least = KIND - np.inf
+        for j in range(count):  # of what is left, the largest, and how often
+            x = load(KIND, numbers, j, 0, 2)
+            if x > least and (x < bound or infinite):
+                least = x
+        for j in range(count):
+            found += load(KIND, numbers, j, 0, 2) == least
+        bound, infinite = least, False
+    return least
+
+
+def largest(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
+    """c = the k-th largest number of a, for the rows first to last - 1 of the steps begin to end - 1."""
+    a_place, c_place, k, count = number(phase, 2), number(phase, 3), number(phase, 4), number(phase, 5)
+    live = number(table, 9)
+    for step in range(begin, end):
+        stop = last if live == 0 else min(last, number(live, step))
+        for i in range(first, stop):
+            found = kth(address(table, a_place, step, step - start, i, part), count, k)
+            store(found, address(table, c_place, step, step - start, i, part), 0, 1, 2)
+
+
 def level(table: int, wanted: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
     """The phases of one level, in order: products, and functions on rows."""
     live = number(table, 9)
@@ -132,6 +164,8 @@ def level(table: int, wanted: int, part: int, start: int, begin: int, end: int, 
             multiply(table, phase, part, start, begin, end, first, last)
         elif number(phase, 0) == 2:
             lookup(table, phase, part, start, begin, end, first, last)
+        elif number(phase, 0) == 3:
+            largest(table, phase, part, start, begin, end, first, last)
         else:
             for step in range(begin, end):
                 stop = last if live == 0 else min(last, number(live, step))
@@ -314,5 +348,5 @@ def machine(size: int) -> Machine:
         "HEAD": HEAD, "PLACE": PLACE, "PHASE": PHASE, "GRAM": GRAM, "PACK": PACK, "BLOCK": BLOCK,
     }  # fmt: skip
     inner = library(f"tiles_{size}", (tiles,), constants)()
-    functions = (address, multiply, lookup, level, drive, pack, packs, gathered, gram, work)
+    functions = (address, multiply, lookup, kth, largest, level, drive, pack, packs, gathered, gram, work)
     return Machine(library(f"machine_{size}", functions, constants)().work.address, inner.tiles.address)

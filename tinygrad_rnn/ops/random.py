@@ -18,7 +18,7 @@ from ..kernels import draw
 from ..kernels.locks import lock_across_forks
 from .declare import Array, Refusal, call, composite, opaque
 from .elementwise import where
-from .reduce import argmax
+from .reduce import argmax, kth
 
 _generator = np.random.default_rng()
 _thread = threading.local()
@@ -210,8 +210,7 @@ def categorical(
     if top_k is not None and top_k < 1:
         raise ArgumentError("categorical: top_k is at least 1", got=top_k)
     if top_k is not None and top_k < logits.shape[-1]:
-        scores = np.asarray(logits)
-        logits = where(scores < np.partition(scores, -top_k, axis=-1)[..., -top_k, None], -np.inf, logits)
+        logits = where(logits < kth(logits, int(top_k)), -np.inf, logits)
     if temperature > 0.0:
         # The largest of logits / temperature + Gumbel noise is a draw from the softmax (Gumbel 1954).
         logits = noisy(logits, temperature, fresh_key(rng))

@@ -245,6 +245,28 @@ def _(g, x, y, axis):
     return _share(g, x, y, axis)
 
 
+@opaque(
+    symbol="k-th largest",
+    integers=False,
+    samples=lambda r: [call(r(4, 5), k=2), call(r(2, 3, 4), k=4), call(r(3), k=1)],
+    refusals=lambda r: [Refusal(call(r(4, 5), k=6), ArgumentError, "1 to 5")],
+)
+def kth(x: Array, k: int) -> Any:
+    """The k-th largest along the last axis, which stays, of size 1; NaN counts as larger than any.
+
+    The gradient is shared evenly by equal ones.
+    """
+    size = x.shape[-1] if x.ndim else 0
+    if not 1 <= k <= size:
+        raise ArgumentError("kth: there are not so many", expected=f"1 to {size}", got=k)
+    return np.partition(x, -k, axis=-1)[..., -k, None]
+
+
+@kth.vjp("x")
+def _(g, x, y):
+    return _share(g, x, y, (-1,))
+
+
 @reduction(symbol="min", samples=_axes, refusals=_bad_or_empty)
 def min(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     """The smallest element along `axis`, NaN if one is.

@@ -38,10 +38,10 @@ class Value:
     Attributes:
         operator: "input" (what is given at each step), "vector" (the same for all rows and steps), "number", "map" (a
             primitive on each element), "slice", "join" (pieces side by side, zeros between), "product" (with a fixed
-            matrix), "lookup" (the row of a fixed matrix that a number gives), "reduce" (along the row), "spread" (one
-            number as many).
+            matrix), "lookup" (the row of a fixed matrix that a number gives), "kth" (the k-th largest of the row),
+            "reduce" (along the row), "spread" (one number as many).
         setting: which input, vector or number, the primitive, the offset(s), the blocks of the matrix of a product, the
-            matrix of a lookup, the kind of reduction.
+            matrix of a lookup, k, the kind of reduction.
         operands: the values it is made of.
         width: numbers in a row.
         number: its place in the order of making.
@@ -90,6 +90,8 @@ class Value:
             return f"{operands} @ [{'; '.join([', '.join(row) for row in beside.values()])}]"
         if self.operator == "lookup":
             return f"w{self.setting[0]}[{operands}]"
+        if self.operator == "kth":
+            return f"kth({operands}, {self.setting})"
         if self.operator == "reduce":
             return f"{self.setting}({operands})"
         if self.operator == "spread":
@@ -205,6 +207,10 @@ class Step:
     def lookup(self, index: Value, matrix: int, width: int) -> Value:
         """matrix[index], a row for each row."""
         return self._made("lookup", (matrix, False), (index,), width)
+
+    def kth(self, value: Value, k: int) -> Value:
+        """The k-th largest number of the row."""
+        return self._made("kth", k, (value,), 1)
 
     def reduce(self, kind: str, value: Value) -> Value:
         """sum, max or min along the row."""
