@@ -62,7 +62,10 @@ def pull_whole(
                     anomaly.see_gradient(node, j, whole, g)
                 yield parent, part
                 continue
-            fit = _fitting(op, j, part, parent, create_graph)
+            if type(part) is Tensor and part._array.shape == parent.shape and part._array.dtype is parent.dtype:
+                fit = part
+            else:
+                fit = _fitting(op, j, part, parent, create_graph)
             if anomaly is not None:
                 anomaly.see_gradient(node, j, fit, g)
             yield parent, fit if create_graph else fit._array

@@ -46,6 +46,12 @@ class Compiled:
         low = program.low
         #: Whether no gradient goes to what is made of others' tensors, so that it need not be made at each run.
         self.binds = not any(isinstance(low.fixtures[n], Recipe) for n in program.of_fixtures)
+        #: For each sum over rows, its columns among all of them, which lie side by side.
+        self.spans: dict[int, tuple[int, int]] = {}
+        end = 0
+        for i in sorted(program.used_sums) if program.backward is not None else ():
+            self.spans[i] = end, end + low.sums[i].width
+            end += low.sums[i].width
         self._bound: Bound | None = None
         self._fixtures: Fixtures | None = None
         self._functions: dict[str, dict[str, int]] = {}
@@ -155,14 +161,14 @@ class Compiled:
             if of_x is not None:
                 layout.over_time(("dx", i), layout.base(("dx", i)), of_x.width, first, back)
         nothing = max([v.width for v, g in zip(program.ys, arrived) if g is None], default=0)
-        sums = sorted(program.used_sums)
-        width = sum(low.sums[i].width for i in sums)
+        width = sum(stop - start for start, stop in self.spans.values())
         zeros = layout.room(WORK, layout.rows * width + nothing)
         layout.spot(("zeros", 0), zeros, layout.rows * width + nothing)
-        for i in sums:
-            layout.same(("sum", i), zeros, low.sums[i].width * program.dtype.itemsize)
-            layout.spot(("sum", i), zeros, layout.rows, low.sums[i].width)
-            zeros += layout.rows * low.sums[i].width * program.dtype.itemsize
+        layout.spot(("sums", 0), zeros, layout.rows, width)
+        size = program.dtype.itemsize
+        for i, (start, _) in self.spans.items():
+            layout.same(("sum", i), zeros + start * size, width * size)
+        zeros += layout.rows * width * size
         for i, g in enumerate(arrived):
             if g is None:
                 layout.same(("dy", i), zeros)

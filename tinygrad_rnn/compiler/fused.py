@@ -209,8 +209,9 @@ class _Run:
         for g, x in zip(xs, leaves(self.x_nest)):
             g = g if g is None or self.ragged is None else self.ragged.whole(g)
             made.append(None if g is None else Tensor(g.reshape(x.shape)))
-        sums = {i: spot(("sum", i)) for i in program.used_sums}
-        sums = {i: t.sum(0, dtype=np.float64) if rows > 1 else np.array(t[0]) for i, t in sums.items()}
+        every = spot(("sums", 0))
+        every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
+        sums = {i: np.array(every[start:stop]) for i, (start, stop) in self.compiled.spans.items()}
         totals = Totals(self.fixtures, sums, found)
         boundary = {n: totals.of(total) for n, total in program.of_fixtures.items()}
         return made + self._to_outer(boundary)
