@@ -217,11 +217,11 @@ def _propagate(
             if not create_graph and type(totals[order]) is np.ndarray:
                 ours.add(order)
 
+    given = [] if create_graph else [start._array for _, start in seeds]
     for node, start in seeds:
         if anomaly is not None:
             anomaly.see_gradient(node, None, start, None)
-        # In memory of its own: a hook may keep what arrives, and the caller may write to what was given.
-        arrive(node, _own(start) if create_graph else copied(start._array))
+        arrive(node, _own(start) if create_graph else start._array)
 
     while heap:
         order = -heappop(heap)
@@ -229,6 +229,8 @@ def _propagate(
         if type(g) is Pieces:
             g = g.made(node)
             g = g if create_graph or type(g) is list else g._array
+        if node.hooks and any(np.may_share_memory(g, start) for start in given):
+            g = copied(g)  # a hook may keep it, and the caller may write to what was given
         if (node.hooks or node.owner is not None) and (through or (wanted is not None and order not in wanted)):
             g = _delivered(node, g, order in ours, create_graph, wanted is None)
         if wanted is not None and order in wanted:
