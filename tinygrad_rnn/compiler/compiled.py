@@ -10,10 +10,10 @@ from .. import settings
 from ..kernels import jit
 from ..kernels.machine import HEAD, PLACE
 from .build import Program
-from .forms import Recipe
+from .forms import Recipe, Total
 from .layout import SAVED, WORK, Gram, Layout
 from .outside import Bound, Fixtures
-from .plan import Plan
+from .plan import Key, Plan
 
 
 class Strides(NamedTuple):
@@ -52,6 +52,13 @@ class Compiled:
         for i in sorted(program.used_sums) if program.backward is not None else ():
             self.spans[i] = end, end + low.sums[i].width
             end += low.sums[i].width
+        #: The shapes of grams; and for fixtures, by number, the sum or gram that their gradient is as it stands.
+        self.grams: dict[Key, tuple[int, int]] = {}
+        self.direct: dict[int, Key] = {}
+        if program.backward is not None:
+            self.grams = {("gram", i): (low.grams[i][0].width, low.grams[i][1].width) for i in program.used_grams}
+            made = {n: low.totals[t.number] for n, t in program.of_fixtures.items() if isinstance(t, Total)}
+            self.direct = {n: key for n, key in made.items() if not isinstance(key, Recipe)}
         self._bound: Bound | None = None
         self._fixtures: Fixtures | None = None
         self._functions: dict[str, dict[str, int]] = {}

@@ -19,7 +19,6 @@ from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
 from .build import Source
 from .compiled import Compiled, Strides
-from .forms import Recipe
 from .layout import LIVE, SAVED, WORK, Layout
 from .outside import Totals
 from .plan import Key
@@ -181,7 +180,7 @@ class _Run:
         if is_grad_enabled():
             return self._eagerly(tensors, arrived)
         program = self.compiled.program
-        low, dtype, steps, rows = program.low, program.dtype, self.steps, program.rows
+        dtype, steps, rows = program.dtype, self.steps, program.rows
         count = len(program.next)
         given = {i: self._over_time(g._array) for i, g in enumerate(arrived[count:]) if g is not None}
         kinds = tuple([given[i].strides[:2] if i in given else None for i in range(len(program.ys))])
@@ -190,8 +189,8 @@ class _Run:
         work, more = Block(layout.sizes.get(WORK, 0)), {("dy", i): g for i, g in given.items()}
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
         more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}
-        found = {i: empty((low.grams[i][0].width, low.grams[i][1].width), dtype) for i in program.used_grams}
-        more |= {("gram", i): total for i, total in found.items()}
+        found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in self.compiled.grams.items()}
+        more |= found
 
         def spot(key: Key) -> Any:
             return work.array(*layout.spots[key], dtype)
@@ -211,27 +210,27 @@ class _Run:
             made.append(None if g is None else Tensor(g.reshape(x.shape)))
         every = spot(("sums", 0))
         every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
-        sums = {i: np.array(every[start:stop]) for i, (start, stop) in self.compiled.spans.items()}
-        totals = Totals(self.fixtures, sums, found)
-        boundary = {n: totals.of(total) for n, total in program.of_fixtures.items()}
-        return made + self._to_outer(boundary)
+        for i, (start, stop) in self.compiled.spans.items():
+            found["sum", i] = np.array(every[start:stop])
+        totals, direct = Totals(self.fixtures, found), self.compiled.direct
+        return made + self._to_outer(
+            {n: found[direct[n]] if n in direct else totals.of(total) for n, total in program.of_fixtures.items()}
+        )
 
     def _to_outer(self, boundary: dict[int, Any]) -> list[Any]:
         """The gradients of what is closed over, from those of what the loop takes of it."""
-        low = self.compiled.program.low
-        direct: dict[int, Any] = {}
-        seeds, taken = [], set()
+        found: list[Any] = [None] * len(self.outer)
+        seeds, taken, places = [], set(), self.fixtures.places
         for n, g in boundary.items():
             fixture = self.fixtures[n]
             if id(g) in taken or g.shape != fixture.shape or g.dtype != fixture.dtype:
                 g = g.reshape(fixture.shape).astype(fixture.dtype, copy=id(g) in taken)  # each in memory of its own
             taken.add(id(boundary[n]))
-            if isinstance(low.fixtures[n], Recipe):
+            if n not in places:
                 seeds.append((fixture, Tensor(g)))
             else:
-                known = direct.get(id(fixture))
-                direct[id(fixture)] = g if known is None else known + g
-        found: list[Any] = [direct.get(id(t)) for t in self.outer]
+                known = found[places[n]]
+                found[places[n]] = g if known is None else known + g
         if seeds:
             more = grad_up_to([t for t, _ in seeds], self.outer, [g for _, g in seeds], create_graph=False)
             for i, g in enumerate(more):

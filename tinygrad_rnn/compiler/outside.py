@@ -22,7 +22,7 @@ class Fixtures:
 
     Attributes:
         taken: those that are tensors of others, and not made of them here.
-        outer: those among them that want a gradient.
+        outer: those among them that want a gradient; places: of fixtures by number, their places there.
     """
 
     def __init__(self, low: Lowering, tensors: Sequence[Any]) -> None:
@@ -35,6 +35,8 @@ class Fixtures:
         self._known = dict(self._given)
         self.taken = list(self._given.values())
         self.outer = [t for t in self.taken if t._requires_grad]
+        places = {id(t): i for i, t in enumerate(self.outer)}
+        self.places = {n: places[id(t)] for n, t in self._given.items() if t._requires_grad}
 
     def again(self) -> Fixtures:
         """The same, nothing computed yet."""
@@ -86,10 +88,10 @@ class Bound(NamedTuple):
 
 
 class Totals:
-    """Sums over rows and steps, and what is made of them."""
+    """Sums over rows and steps, `found` by their keys, and what is made of them."""
 
-    def __init__(self, fixtures: Fixtures, sums: dict[int, Any], grams: dict[int, Any]) -> None:
-        self.fixtures, self.low, self.sums, self.grams = fixtures, fixtures.low, sums, grams
+    def __init__(self, fixtures: Fixtures, found: dict[Key, Any]) -> None:
+        self.fixtures, self.low, self.found = fixtures, fixtures.low, found
         self._known: dict[int, Any] = {}
 
     def of(self, total: Any) -> Any:
@@ -103,7 +105,7 @@ class Totals:
 
     def _made(self, made: Any) -> Any:
         if not isinstance(made, Recipe):
-            return (self.sums if made[0] == "sum" else self.grams)[made[1]]
+            return self.found[made]
         operands: list[Any] = [None if o is None else self.of(o) for o in made.operands]
         if made.op == "reshape":
             return operands[0].reshape(made.settings["shape"]).copy()  # two gradients may be the same sum
