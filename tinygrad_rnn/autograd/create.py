@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import settings
 from ..ops.random import generator
+from ..settings import FLOAT32, FLOAT64
 from .tensor import Tensor, as_tensor, tensor
 
 
@@ -19,14 +21,25 @@ def _made(array: np.ndarray[Any, Any], dtype: Any, requires_grad: bool) -> Tenso
     return tensor(array, settings.default_dtype if dtype is None else dtype, requires_grad)
 
 
+def _filled(make: Callable[..., Any], shape: tuple[Any, ...], dtype: Any, requires_grad: bool) -> Tensor:
+    """What NumPy makes of a shape, in the dtype wanted from the start: states are made so at every call of a layer."""
+    dtype = settings.default_dtype if dtype is None else dtype
+    if dtype is not FLOAT32 and dtype is not FLOAT64:
+        return tensor(make(_sizes(shape)), dtype, requires_grad)
+    made = Tensor(make(_sizes(shape), dtype))
+    if requires_grad:
+        made.requires_grad = True
+    return made
+
+
 def zeros(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros: `zeros(2, 3)` or `zeros((2, 3))`, of the default dtype where none is given."""
-    return _made(np.zeros(_sizes(shape)), dtype, requires_grad)
+    return _filled(np.zeros, shape, dtype, requires_grad)
 
 
 def ones(*shape: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones: `ones(2, 3)` or `ones((2, 3))`, of the default dtype where none is given."""
-    return _made(np.ones(_sizes(shape)), dtype, requires_grad)
+    return _filled(np.ones, shape, dtype, requires_grad)
 
 
 def full(shape: Any, value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
