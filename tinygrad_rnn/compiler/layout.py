@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.machine import BLOCK, HEAD, PACK, machine
+from ..kernels.machine import BLOCK, HEAD, PACK, WIDE, machine
 from ..program.step import Block
 from .plan import Key, Plan, Product
 
@@ -141,7 +141,7 @@ class Layout:
             for right, width, key in gram.partners:
                 jobs += [plan.place(*right), width, self.base(key), width * size, 0, 0, 0, 0]
             panels = max(panels, sum(width + lanes for _, width, _ in gram.partners))
-        room = -(-(BLOCK * (8 + panels) * size + 4096) // 64) * 64 if grams else 0
+        room = -(-(BLOCK * (WIDE + panels) * size + 4096) // 64) * 64 if grams else 0
         scratch = self.room(WORK, parts * room // size) if grams else 0
         table = [0] * HEAD
         for key, offset in plan.places:

@@ -39,6 +39,8 @@ HEAD, PLACE = 16, 5
 PHASE, GRAM, PACK = 8, 8, 10
 #: Steps of the inner axis that a gram takes at a time.
 BLOCK = 256
+#: Columns of its left side that it gathers at a time.
+WIDE = 32
 
 
 def address(table: int, place: int, step: int, within: int, row: int, part: int) -> int:
@@ -53,33 +55,28 @@ def address(table: int, place: int, step: int, within: int, row: int, part: int)
 
 
 def tiles(
-    rows: int,
-    vectors: int,
-    a: int,
-    a_row: int,
-    a_step: int,
-    b: int,
-    b_step: int,
-    inner: int,
-    c: int,
-    c_row: int,
-    last: int,
-    onto: int,
+    rows: int, columns: int, a: int, a_row: int, a_step: int, b: int, inner: int, c: int, c_row: int, onto: int
 ) -> None:
-    """Some rows of c, as many vectors wide."""
-    while rows > 0:
-        taken = ROWS if rows >= ROWS else 4 if rows >= 4 else 1
-        multiply_tile(KIND, ROWS, LANES, taken, vectors, a, a_row, a_step, b, b_step, inner, c, c_row, last, onto != 0)
-        rows -= taken
-        a += taken * a_row
-        c += taken * c_row
+    """c (rows, columns) = a @ b, or added onto c. Of b, one panel lies behind another, as `packs` leaves them."""
+    column = 0
+    while column < columns:
+        width = min(columns - column, 3 * LANES)
+        vectors = (width + LANES - 1) // LANES
+        last, along, left = width - (vectors - 1) * LANES, vectors * LANES * SIZE, rows
+        here, there = a, c + column * SIZE
+        while left > 0:
+            taken = ROWS if left >= ROWS else 4 if left >= 4 else 1
+            multiply_tile(KIND, ROWS, LANES, taken, vectors, here, a_row, a_step, b, along, inner, there, c_row, last,
+                          onto != 0)  # fmt: skip
+            left -= taken
+            here += taken * a_row
+            there += taken * c_row
+        b += along * inner
+        column += width
 
 
 def multiply(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
-    """c = a @ packed for the rows first to last - 1 of the steps begin to end - 1.
-
-    A panel of the packed matrix serves all of them before the next is touched.
-    """
+    """c = a @ packed for the rows first to last - 1 of the steps begin to end - 1."""
     a_place, c_place, packed = number(phase, 2), number(phase, 3), number(phase, 4)
     inner, columns, onto = number(phase, 5), number(phase, 6), number(phase, 7)
     a_row = number(table, HEAD + PLACE * a_place + 3)
@@ -91,21 +88,14 @@ def multiply(table: int, phase: int, part: int, start: int, begin: int, end: int
     if live == 0 and (rows == 1 or (a_next == rows * a_row and c_next == rows * c_row)):
         if rows == 1:
             a_row, c_row = a_next, c_next
-        rows *= end - begin
+        rows *= end - begin  # all of it is one product
         end = begin + 1
-    column = 0
-    while column < columns:
-        width = min(columns - column, 3 * LANES)
-        vectors = (width + LANES - 1) // LANES
-        for step in range(begin, end):
-            if live != 0:
-                rows = min(last, number(live, step)) - first
-            a = address(table, a_place, step, step - start, first, part)
-            c = address(table, c_place, step, step - start, first, part) + column * SIZE
-            call(number(table, 12), rows, vectors, a, a_row, SIZE, packed, vectors * LANES * SIZE, inner, c, c_row,
-                 width - (vectors - 1) * LANES, onto)  # fmt: skip
-        packed += vectors * LANES * SIZE * inner
-        column += width
+    for step in range(begin, end):
+        if live != 0:
+            rows = min(last, number(live, step)) - first
+        a = address(table, a_place, step, step - start, first, part)
+        c = address(table, c_place, step, step - start, first, part)
+        call(number(table, 12), rows, columns, a, a_row, SIZE, packed, inner, c, c_row, onto)
 
 
 def lookup(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
@@ -258,7 +248,7 @@ def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
         return
     live, every = number(table, 9), number(table, 2)
     tile = number(table, 10) + part * number(table, 11)
-    panels = tile + BLOCK * ROWS * SIZE
+    panels = tile + BLOCK * WIDE * SIZE
     step, row, done = 0, 0, 0
     while done < total:
         count = min(BLOCK, total - done)
@@ -270,21 +260,16 @@ def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
                 padded = (width + LANES - 1) // LANES * LANES
                 gathered(table, number(partner, 0), step, row, count, start, width, padded, place)
                 place += count * padded * SIZE
-        for column in range(first, last, ROWS):
-            rows = min(ROWS, last - column)
-            filled = (rows + ROWS - 1) // ROWS * ROWS
-            gathered(table, a_place, step, row, count, column, rows, filled, tile)
+        for column in range(first, last, WIDE):
+            wide = min(WIDE, last - column)
+            gathered(table, a_place, step, row, count, column, wide, WIDE, tile)
             place = panels
             for i in range(partners):
                 partner = job + 8 * GRAM * (i + 1)
-                c, c_row = number(partner, 2), number(partner, 3)
-                for start in range(0, number(partner, 1), 3 * LANES):
-                    width = min(number(partner, 1) - start, 3 * LANES)
-                    vectors = (width + LANES - 1) // LANES
-                    call(number(table, 12), rows, vectors, tile, SIZE, ROWS * SIZE,
-                         place, vectors * LANES * SIZE, count, c + column * c_row + start * SIZE, c_row,
-                         width - (vectors - 1) * LANES, done)  # fmt: skip
-                    place += count * vectors * LANES * SIZE
+                columns, c, c_row = number(partner, 1), number(partner, 2), number(partner, 3)
+                call(number(table, 12), wide, columns, tile, SIZE, WIDE * SIZE, place, count, c + column * c_row, c_row,
+                     done)  # fmt: skip
+                place += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
         done += count
         row += count
         rows = every if live == 0 else number(live, step)
@@ -345,7 +330,7 @@ def machine(size: int) -> Machine:
     width, rows = _vectors()
     constants = {
         "KIND": f"np.float{size * 8}(0.0)", "SIZE": size, "LANES": width // size, "ROWS": rows,
-        "HEAD": HEAD, "PLACE": PLACE, "PHASE": PHASE, "GRAM": GRAM, "PACK": PACK, "BLOCK": BLOCK,
+        "HEAD": HEAD, "PLACE": PLACE, "PHASE": PHASE, "GRAM": GRAM, "PACK": PACK, "BLOCK": BLOCK, "WIDE": WIDE,
     }  # fmt: skip
     inner = library(f"tiles_{size}", (tiles,), constants)()
     functions = (address, multiply, lookup, kth, largest, level, drive, pack, packs, gathered, gram, work)

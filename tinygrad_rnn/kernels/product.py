@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import settings
 from . import threads
-from .machine import BLOCK, HEAD, machine
+from .machine import BLOCK, HEAD, WIDE, machine
 from .memory import Block, empty
 
 
@@ -35,7 +35,7 @@ def multiplied(a: Any, b: Any) -> Any:
         table += [b.ctypes.data, *b.strides, inner, columns, work.address, 0, 0, inner, columns]
         jobs = parts, parts, 0
     elif b.strides[1] == size:  # a sum over rows of what stands side by side: a gradient of weights
-        room = -(-(BLOCK * (8 + columns + lanes) * size + 4096) // 64) * 64
+        room = -(-(BLOCK * (WIDE + columns + lanes) * size + 4096) // 64) * 64
         work = Block(room * parts)
         table[:3] = [1, 1, inner]
         table += [a.ctypes.data, 0, 0, a.strides[1], 0, b.ctypes.data, 0, 0, b.strides[0], 0]
