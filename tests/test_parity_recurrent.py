@@ -333,7 +333,7 @@ def over_time(case, rng):
     else:
         layer = twice(features)
         if case.setting == "stacked":
-            width = len(next(leaves(layer.forwards.cell.initial_state(1)))[0])
+            width = len(leaves(layer.forwards.cell.initial_state(1))[0][0])
             layer = nn.Stacked([layer, cell(2 * width)])
     layer.load_state_dict({name: 0.7 * rng.standard_normal(p.shape) for name, p in layer.named_parameters()})
     return layer

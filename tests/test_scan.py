@@ -35,7 +35,7 @@ def plain(w):
 
 def by_hand(step, carry, xs, reverse=False):
     """The loop that `scan` stands for."""
-    steps, ys = next(leaves(xs)).shape[0], {}
+    steps, ys = leaves(xs)[0].shape[0], {}
     for t in reversed(range(steps)) if reverse else range(steps):
         carry, ys[t] = step(carry, map_nest(lambda x, t=t: x[t], xs))
     return carry, map_nest(lambda *parts: tg.stack(parts), *[ys[t] for t in range(steps)])
@@ -99,7 +99,7 @@ def step_of(carried, returned, weight, derived):
         shown = {
             "old": [*old, given_x][0],
             "new": next((part for part in leaves(new) if part.dtype == np.float64), given_x),
-            "input": next(leaves(x)),
+            "input": leaves(x)[0],
             "weight": weight,
             "product": past * given_x * derived,
             "count": sum((part for part in leaves(carry) if part.dtype == np.int64), tg.tensor(0)),

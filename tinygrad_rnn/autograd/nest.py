@@ -5,7 +5,7 @@ None is a nest without leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import ShapeError
@@ -27,18 +27,18 @@ def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
 
 
-def leaves(nest: Any) -> Iterator[Any]:
+def leaves(nest: Any) -> list[Any]:
     """The leaves in order."""
-    if isinstance(nest, (tuple, list, dict)):
-        for part in [nest[key] for key in sorted(nest)] if isinstance(nest, dict) else nest:
-            yield from leaves(part)
-    elif nest is not None:
-        yield nest
+    if not isinstance(nest, (tuple, list, dict)):
+        return [] if nest is None else [nest]
+    parts = [nest[key] for key in sorted(nest)] if isinstance(nest, dict) else nest
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
-def like(nest: Any, values: Iterator[Any]) -> Any:
-    """The same nest with other leaves, taken in order."""
-    return map_nest(lambda _: next(values), nest)
+def like(nest: Any, values: Iterable[Any]) -> Any:
+    """The same nest with other leaves, taken in order; of an iterator no more than it needs."""
+    rest = iter(values)
+    return map_nest(lambda _: next(rest), nest)
 
 
 def alike(a: Any, b: Any) -> bool:

@@ -103,6 +103,8 @@ def _several(op: Op, made: Any, count: int) -> Sequence[Any]:
 def _revived(i: int, value: Any, node: Node, create_graph: bool) -> Any:
     """A saved array as the tensor it was: with its node, where backward is to be differentiated."""
     if type(value) is tuple:  # of an op of many inputs
+        if not create_graph and node.op is not None and node.op.own:
+            return [None if part is None else Tensor(part) for part in value]
         return [_revived(j, part, node, create_graph) for j, part in enumerate(value)]
     if value is None:
         return None

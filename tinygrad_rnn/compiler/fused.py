@@ -131,9 +131,9 @@ class _Run:
         """The arrays that come from outside, by their names, and their strides."""
         low, rows = self.compiled.program.low, self.compiled.program.rows
         self.given: dict[Key, Any] = {}
-        self._nothing = np.zeros((1, 1, 1), self.compiled.program.dtype)  # for an x that the step leaves aside
-        for i, x in enumerate(inputs):
-            self.given["x", i] = self._over_time(x._array) if x.ndim > 1 else self._nothing
+        for i, x in enumerate(inputs):  # one without a batch is left aside by the step
+            nothing = x.ndim <= 1
+            self.given["x", i] = np.zeros((1, 1, 1), low.dtype) if nothing else self._over_time(x._array)
         self.bound = self.compiled.bound(self.fixtures)
         for i, n in enumerate(low.per_row):
             self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)

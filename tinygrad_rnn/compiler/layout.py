@@ -164,10 +164,12 @@ class Layout:
         self._which = numbers[self._unknown] // _BASE - 1
         numbers[self._unknown] %= _BASE
         self._table = numbers
+        self._offsets = numbers[self._unknown]
         self._order = list(self._bases)
 
     def table(self, addresses: Mapping[Key, int]) -> np.ndarray[Any, Any]:
         """The table with the addresses of the bases in it."""
         table = self._table.copy()
-        table[self._unknown] += np.array([addresses[key] for key in self._order], np.int64)[self._which]
+        known = np.array([addresses[key] for key in self._order], np.int64)
+        table[self._unknown] = known.take(self._which) + self._offsets
         return table
