@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.machine import BLOCK, HEAD, PACK, WIDE, machine
+from ..kernels.machine import BLOCK, GRAM, HEAD, PACK, WIDE, machine
 from ..program.step import Block
 from .plan import Key, Plan, Product
 
@@ -136,11 +136,18 @@ class Layout:
                 phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]
         jobs: list[int] = []
         panels = 0
+        shared: dict[Any, list[Gram]] = {}
         for gram in grams:
-            jobs += [plan.place(*gram.left), gram.columns, len(gram.partners), 0, 0, 0, 0, 0]
-            for right, width, key in gram.partners:
-                jobs += [plan.place(*right), width, self.base(key), width * size, 0, 0, 0, 0]
-            panels = max(panels, sum(width + lanes for _, width, _ in gram.partners))
+            shared.setdefault(tuple([(right, width) for right, width, _ in gram.partners]), []).append(gram)
+        for rights, several in shared.items():
+            jobs += [len(several), len(rights)]
+            for right, width in rights:
+                jobs += [plan.place(*right), width]
+            for gram in several:
+                jobs += [plan.place(*gram.left), gram.columns]
+                for _, width, key in gram.partners:
+                    jobs += [self.base(key), width * size]
+            panels = max(panels, sum(width + lanes for _, width in rights))
         room = -(-(BLOCK * (WIDE + panels) * size + 4096) // 64) * 64 if grams else 0
         scratch = self.room(WORK, parts * room // size) if grams else 0
         table = [0] * HEAD
@@ -150,7 +157,7 @@ class Layout:
         table += plan.numbers
         table[:5] = [steps, chunk, rows, len(table), len(phases) // 8]
         table += phases
-        table[5:7] = [len(table), len(jobs) // 8]
+        table[5:7] = [len(table), len(jobs) // GRAM]
         table += jobs
         table[7:9] = [len(table), len(packs) // PACK]
         table += packs

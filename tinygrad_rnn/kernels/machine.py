@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
 #: Entries of a table before its places, and of each place.
 HEAD, PLACE = 16, 5
 #: Entries of a phase, a gram and a pack.
-PHASE, GRAM, PACK = 8, 8, 10
+PHASE, GRAM, PACK = 8, 2, 10
 #: Steps of the inner axis that a gram takes at a time.
 BLOCK = 256
 #: Columns of its left side that it gathers at a time.
@@ -236,16 +236,12 @@ def gathered(
 
 
 def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
-    """c (m, n) = the sum over all live rows of a^T b, for one a and one after another of its partners.
+    """c (m, n) = the sum over all live rows of a^T b, for every a and every b of a job.
 
-    A job names a, its columns, and the partners that follow it in the table: each a b, its columns, c, and c's bytes a
-    row.
+    A job says how many a and b there are. Then follow each b: its place and columns; and each a: the same, and for
+    each b where c lies, and its bytes a row.
     """
-    a_place, a_columns, partners = number(job, 0), number(job, 1), number(job, 2)
-    each = (a_columns + parts * ROWS - 1) // (parts * ROWS) * ROWS
-    first, last = part * each, min((part + 1) * each, a_columns)
-    if first >= last:
-        return
+    lefts, partners = number(job, 0), number(job, 1)
     live, every = number(table, 9), number(table, 2)
     tile = number(table, 10) + part * number(table, 11)
     panels = tile + BLOCK * WIDE * SIZE
@@ -260,16 +256,22 @@ def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
                 padded = (width + LANES - 1) // LANES * LANES
                 gathered(table, number(partner, 0), step, row, count, start, width, padded, place)
                 place += count * padded * SIZE
-        for column in range(first, last, WIDE):
-            wide = min(WIDE, last - column)
-            gathered(table, a_place, step, row, count, column, wide, WIDE, tile)
-            place = panels
-            for i in range(partners):
-                partner = job + 8 * GRAM * (i + 1)
-                columns, c, c_row = number(partner, 1), number(partner, 2), number(partner, 3)
-                call(number(table, 12), wide, columns, tile, SIZE, WIDE * SIZE, place, count, c + column * c_row, c_row,
-                     done)  # fmt: skip
-                place += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
+        entry = job + 8 * GRAM * (1 + partners)
+        for _ in range(lefts):
+            a_place, a_columns = number(entry, 0), number(entry, 1)
+            each = (a_columns + parts * ROWS - 1) // (parts * ROWS) * ROWS
+            last = min((part + 1) * each, a_columns)
+            for column in range(part * each, last, WIDE):
+                wide = min(WIDE, last - column)
+                gathered(table, a_place, step, row, count, column, wide, WIDE, tile)
+                place = panels
+                for i in range(partners):
+                    columns = number(job + 8 * GRAM * (i + 1), 1)
+                    c, c_row = number(entry + 8 * GRAM * (i + 1), 0), number(entry + 8 * GRAM * (i + 1), 1)
+                    call(number(table, 12), wide, columns, tile, SIZE, WIDE * SIZE, place, count, c + column * c_row,
+                         c_row, done)  # fmt: skip
+                    place += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
+            entry += 8 * GRAM * (1 + partners)
         done += count
         row += count
         rows = every if live == 0 else number(live, step)
@@ -302,7 +304,7 @@ def work(table: int, job: int, part: int, parts: int) -> None:
         while i < number(table, 6):
             head = table + 8 * (number(table, 5) + GRAM * i)
             gram(table, head, part, parts, total)
-            i += 1 + number(head, 2)
+            i += 1 + number(head, 1) + number(head, 0) * (1 + number(head, 1))
 
 
 def _vectors() -> tuple[int, int]:

@@ -39,8 +39,8 @@ def multiplied(a: Any, b: Any) -> Any:
         work = Block(room * parts)
         table[:3] = [1, 1, inner]
         table += [a.ctypes.data, 0, 0, a.strides[1], 0, b.ctypes.data, 0, 0, b.strides[0], 0]
-        table[5:7] = [len(table), 2]
-        table += [0, rows, 1, 0, 0, 0, 0, 0, 1, columns, made.ctypes.data, columns * size, 0, 0, 0, 0]
+        table[5:7] = [len(table), 4]
+        table += [1, 1, 1, columns, 0, rows, made.ctypes.data, columns * size]
         table[10:12] = [work.address, room]
         jobs = 0, 0, parts
     else:
