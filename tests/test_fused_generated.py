@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import numpy as np
@@ -75,8 +76,8 @@ def cells(draw):
     return carries, lines, [draw(last) for _ in range(carries)], draw(some.integers(0, total - 1))
 
 
-def step_of(cell, parameters):
-    """The step, and how often it mixes: contractive, as every new state is half a tanh."""
+def step_of(cell, parameters, gain):
+    """The step; contractive where `gain` is below 1, as every new state is so many times a tanh."""
     _, lines, new, output = cell
 
     def step(carry, x):
@@ -90,36 +91,69 @@ def step_of(cell, parameters):
             else:
                 made = WITH[name][1](a, b, parameters[name, number])
             values.append(made)
-        return tuple(0.5 * tg.tanh(values[i]) for i in new), values[output]
+        return tuple(gain * tg.tanh(values[i]) for i in new), values[output]
 
     return step
 
 
-@settings(max_examples=CELLS, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(cells(), some.integers(1, 12), some.integers(1, 6), some.booleans(), some.integers(0, 2**32 - 1))
+class Case:
+    """A cell with numbers for all that it takes, and what it makes of them."""
+
+    def __init__(self, cell, steps, batch_size, reverse, seed, gain):
+        rng = np.random.default_rng(seed)
+        names = sorted({(name, number) for name, _, _, number in cell[1] if name in WITH})
+        self.cell, self.reverse, self.gain, self.names = cell, reverse, gain, names
+        self.arrays = [rng.standard_normal(WITH[name][0]) * 0.3 for name, _ in names]
+        self.arrays += [rng.standard_normal((batch_size, WIDTH)) * 0.3 for _ in range(cell[0])]
+        self.arrays.append(rng.standard_normal((steps, batch_size, WIDTH)))
+        self.weights = [rng.standard_normal((batch_size, WIDTH)) for _ in range(cell[0])]
+        self.weights.append(rng.standard_normal((steps, batch_size, WIDTH)))
+
+    def made(self, engine, arrays=None):
+        """The outputs, and the gradients of all that the cell takes."""
+        given = [tg.tensor(a, requires_grad=True) for a in arrays or self.arrays]
+        parameters, count = dict(zip(self.names, given)), len(self.names)
+        step, init, x = step_of(self.cell, parameters, self.gain), tuple(given[count:-1]), given[-1]
+        outputs = list(leaves(tg.scan(step, init, x, reverse=self.reverse, engine=engine)))
+        loss = sum((y * tg.tensor(w)).sum() for y, w in zip(outputs, self.weights))
+        gradients = tg.grad(loss, given, allow_unused=True)
+        return [y.numpy() for y in outputs], [None if g is None else g.numpy() for g in gradients]
+
+
+run = settings(max_examples=CELLS, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+numbers = given(cells(), some.integers(1, 12), some.integers(1, 6), some.booleans(), some.integers(0, 2**32 - 1))
+
+
+@run
+@numbers
 def test_generated_cells_agree(cell, steps, batch_size, reverse, seed):
-    rng = np.random.default_rng(seed)
-
-    def tensor(*shape, scale=1.0):
-        return tg.tensor(rng.standard_normal(shape) * scale, requires_grad=True)
-
-    names = sorted({(name, number) for name, _, _, number in cell[1] if name in WITH})
-    parameters = {key: tensor(*WITH[key[0]][0], scale=0.3) for key in names}
-    init = tuple(tensor(batch_size, WIDTH, scale=0.3) for _ in range(cell[0]))
-    x = tensor(steps, batch_size, WIDTH)
-    weights = [rng.standard_normal((batch_size, WIDTH)) for _ in init] + [rng.standard_normal(x.shape)]
-    made = {}
-    for engine in ("fused", "eager"):
-        outputs = list(leaves(tg.scan(step_of(cell, parameters), init, x, reverse=reverse, engine=engine)))
-        loss = sum((y * tg.tensor(w)).sum() for y, w in zip(outputs, weights))
-        gradients = tg.grad(loss, [x, *init, *parameters.values()], allow_unused=True)
-        made[engine] = [y.numpy() for y in outputs], [None if g is None else g.numpy() for g in gradients]
-    for fused, eager in zip(made["fused"][0], made["eager"][0]):
+    case = Case(cell, steps, batch_size, reverse, seed, 0.5)
+    (values, gradients), (own_values, own_gradients) = case.made("fused"), case.made("eager")
+    for fused, eager in zip(values, own_values):
         assert np.abs(fused - eager).max() <= 1e-12 * np.abs(eager).max()
-    largest = max((np.abs(g).max() for g in made["eager"][1] if g is not None), default=0.0)
-    for fused, eager in zip(made["fused"][1], made["eager"][1]):
+    largest = max((np.abs(g).max() for g in own_gradients if g is not None), default=0.0)
+    for fused, eager in zip(gradients, own_gradients):
         if eager is None:
             assert fused is None or not fused.any()
         else:
             assert fused is not None
             assert np.abs(fused - eager).max() <= 1e-10 * max(np.abs(eager).max(), 1e-3 * largest)
+
+
+@run
+@numbers
+def test_cells_that_amplify_differ_no_more_than_a_last_bit_makes_them(cell, steps, batch_size, reverse, seed):
+    """What rounding does to such a cell is seen by running it on numbers that differ in the last bit, five times."""
+    case, rng = Case(cell, steps, batch_size, reverse, seed, 2.0), np.random.default_rng(seed)
+    eager, fused = ([*values, *gradients] for values, gradients in (case.made("eager"), case.made("fused")))
+    spread = [0.0] * len(eager)
+    for _ in range(5):
+        near = [np.nextafter(a, np.where(rng.random(a.shape) < 0.5, -np.inf, np.inf)) for a in case.arrays]
+        for i, (one, other) in enumerate(zip(eager, itertools.chain(*case.made("eager", near)))):
+            if one is not None:
+                spread[i] = max(spread[i], np.abs(one - other).max())
+    for one, other, moved in zip(eager, fused, spread):
+        if one is None:
+            assert other is None or not other.any()
+        else:
+            assert np.abs(one - other).max() <= 10 * moved + 1e-12 * np.abs(one).max()
