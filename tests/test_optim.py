@@ -352,6 +352,17 @@ def test_gradients_with_a_history_are_clipped_too():
     np.testing.assert_allclose(np.linalg.norm(p.grad.numpy()), 0.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("turned_first", [True, False])
+def test_two_views_of_one_memory_are_both_updated(turned_first):
+    base = np.zeros((3, 3))
+    views = [tg.from_numpy(base.T), tg.from_numpy(base)][:: 1 if turned_first else -1]
+    for p in views:
+        p.requires_grad = True
+        p.grad = tg.ones(3, 3, dtype="float64")
+    optim.SGD(views, lr=1.0).step()
+    np.testing.assert_array_equal(base, -2.0 * np.ones((3, 3)))
+
+
 # --- Kernels and their twins ---
 
 

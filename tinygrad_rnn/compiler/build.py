@@ -63,7 +63,8 @@ class Program:
         next, ys: the values of the next carry and of the outputs.
         forward, backward: the plans; the second is None where no gradient is wanted.
         kept: values that the first keeps for the second.
-        gradients: of the carry and of x; `of_fixtures` for fixtures (by number) their total.
+        carry_gradients, x_gradients: of one step; `of_fixtures` for fixtures (by number) their total.
+        unused: parts of the carry that no step takes.
         gram_places: for each gram, where its sides lie: a key, and an offset.
     """
 
@@ -215,12 +216,13 @@ class Program:
         forward = len(step.values)
         low.run(trace.done)
         results = iter(found)
+        of_carry = [next(results) if flow else None for flow in self.flows]
+        of_x = [next(results) if wants else None for wants in self.wants_x]
+        self.unused = {i for i, g in enumerate(of_carry) if g is None}
         self.carry_gradients = [
-            self._gradient(next(results), value.width) if flow else None for flow, value in zip(self.flows, self.next)
+            self._gradient(g, value.width) if flow else None for g, flow, value in zip(of_carry, self.flows, self.next)
         ]
-        self.x_gradients = [
-            self._gradient(next(results), _size(one)) if wants else None for wants, one in zip(self.wants_x, given)
-        ]
+        self.x_gradients = [None if g is None else self._gradient(g, _size(one)) for g, one in zip(of_x, given)]
         for n in self.boundary:
             g = next(results)
             if g is not None:

@@ -12,6 +12,7 @@ from ..autograd.nest import leaves, like
 from ..autograd.replay import joined, redirected
 from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, root_of, thread, tick
 from ..autograd.tensor import Tensor
+from ..errors import GraphError
 from ..kernels import threads
 from ..kernels.draw import gumbels, masks
 from ..kernels.memory import Block, address_of, empty
@@ -89,7 +90,9 @@ class _Run:
             arrays.append(y.reshape(len(y), program.rows, *shape).astype(program.y_dtypes[i], copy=False))
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
-            self.read = Reads([root_of(array) for array in self.made.values()])
+            constants = [t._array for t in self.fixtures.taken if not t._requires_grad]
+            self.read = Reads([root_of(array) for array in (*self.made.values(), *constants)])
+            self.ys = arrays[len(program.next) :]
             held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
             tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.fixtures.taken)
         else:
@@ -176,7 +179,7 @@ class _Run:
 
     def gradients(self, tensors: Sequence[Tensor], arrived: list[Any]) -> list[Any]:
         """The gradients of the carry, of xs and of what is closed over, from those of the outputs (None for none)."""
-        self.read.check("scan: an output")
+        self.read.check("scan: an output, or a constant that the step takes")
         if is_grad_enabled():
             return self._eagerly(tensors, arrived)
         program = self.compiled.program
@@ -203,7 +206,7 @@ class _Run:
         self._go(layout, work, more, not self.forwards)
         made: list[Any] = []
         for i, shape in enumerate(program.carry_shapes):
-            wanted = i in carries and self.inputs[i]._requires_grad
+            wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused
             made.append(Tensor(self._unsorted(carries[i][self.start], (rows, *shape))) if wanted else None)
         for g, x in zip(xs, leaves(self.x_nest)):
             g = g if g is None or self.ragged is None else self.ragged.whole(g)
@@ -270,10 +273,28 @@ class _Run:
         inputs = len(tensors) - len(self.outer)
         known = {t.node.order: start for t, start in zip(self.outer, starts[inputs:]) if t.node is not None}
         _, outputs = self.again(starts, known)
+        self._compare(outputs[len(self.compiled.program.next) :])
         chosen = [(y, g) for y, g in zip(outputs, arrived) if g is not None]
         wanted = [start for start in starts if start._requires_grad]
         found = iter(grad([y for y, _ in chosen], wanted, [g for _, g in chosen], create_graph=True, allow_unused=True))
         return [next(found) if start._requires_grad else None for start in starts]
+
+    def _compare(self, ys: Sequence[Tensor]) -> None:
+        """Raise where the step does something else now; seen at the first step, as later ones amplify rounding."""
+        at: Any = 0 if self.forwards else self.steps - 1
+        if self.ragged is not None and not self.forwards:
+            lengths = self.ragged.lengths[self.ragged.back]
+            rows = np.flatnonzero(lengths)
+            at = lengths[rows] - 1, rows
+        rough = 1e-3 if self.compiled.program.dtype == np.float32 else 1e-8
+        for now, before in zip(ys, self.ys):
+            one, other = now._array[at], before[at]
+            if one.dtype.kind == "f" and not np.allclose(one, other, rough, rough, equal_nan=True):
+                raise GraphError(
+                    "scan: the step computed something else the second time, which derivatives of gradients need",
+                    expected="the same values from the same inputs",
+                    hint="train(), eval() and values that the step reads stay as they were until backward()",
+                )
 
 
 def _flat(array: Any, steps: int, rows: int) -> Any:

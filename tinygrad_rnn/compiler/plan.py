@@ -96,12 +96,18 @@ class Plan:
         leading += [value for p, (rest, key) in onto.items() if key[0] == "next" for value in (p, rest)]
         order = Order(targets, self.given, self.carried, leading)
         when, depends, products = order.when, order.depends, order.products
-        late = {v.number for level, _, p in products if level == 2 for v in reachable([p.operands[0]], self.given)}
         stores: dict[When, list[Store]] = {}
         written: set[int] = set()
 
         def due(value: Value) -> When:
             return max(when[value.number], (1, 0)) if value.number in depends else when[value.number]
+
+        # What is read behind the steps must still be there, of every step.
+        behind = [p.operands[0] for level, _, p in products if level == 2]
+        behind += [
+            value for value in (*[w.value for w in wanted], *kept_too) if value.number in when and due(value)[0] == 2
+        ]
+        late = {value.number for value in reachable(behind, self.given)}
 
         def put(value: Value, key: Key, at: When, add: bool = False) -> None:
             place = self.place(key)
@@ -126,7 +132,7 @@ class Plan:
             if source is None:
                 put(
                     operand,
-                    self._scratch(operand.width, level != 1),
+                    self._scratch(operand.width, level != 1 or operand.number in late),
                     max(due(operand), (level, 0)) if level == 1 else due(operand),
                 )
                 source = self._found(operand, start)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     KIND: Any = None
     LANES = ROWS = SIZE = 0
     call: Any = None
+    like: Any = None
     load: Any = None
     multiply_tile: Any = None
     store: Any = None
@@ -115,13 +116,14 @@ def lookup(table: int, phase: int, part: int, start: int, begin: int, end: int, 
 
 def kth(numbers: int, count: int, k: int) -> Any:
     """The k-th largest of some numbers, each of several that are equal counted; NaN is larger than any."""
-    found, bound, least = 0, KIND + np.inf, KIND + np.nan
+    lowest, found = like(-np.inf, KIND), 0
+    bound, least = lowest, like(np.nan, KIND)
     for j in range(count):
         x = load(KIND, numbers, j, 0, 2)
         found += x != x
     infinite = True
     while found < k:
-        least = KIND - np.inf
+        least = lowest
         for j in range(count):  # of what is left, the largest, and how often
             x = load(KIND, numbers, j, 0, 2)
             if x > least and (x < bound or infinite):

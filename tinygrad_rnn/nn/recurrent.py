@@ -149,6 +149,10 @@ class Recurrent(OverTime):
         self._known: dict[Any, Any] = {}
         self.layer = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file takes: not what the cell was compiled to."""
+        return {**vars(self), "_known": {}}
+
     @property
     def place(self) -> Place:
         """Where in a net its operations are."""

@@ -74,13 +74,17 @@ class Optimizer:
             state = self.state.setdefault(i, {"step": 0})
             state["step"] += 1
             buffers, numbers = self._update(p, state, group)
-            flat = np.ascontiguousarray(p._array).reshape(-1)
             slope = np.ascontiguousarray(p.grad.astype(p.dtype)._array).reshape(-1)
-            given.append(((flat, slope, *buffers), numbers))
+            if p._array.flags.c_contiguous:
+                given.append(((p._array.reshape(-1), slope, *buffers), numbers))
+                continue
+            self.rule(given)  # this one may be a view of another
+            flat = np.ascontiguousarray(p._array).reshape(-1)
+            given = []
+            self.rule([((flat, slope, *buffers), numbers)])
+            p._array[...] = flat.reshape(p.shape)
         self.rule(given)
-        for (_, p, _), ((flat, *_), _) in zip(moved, given):
-            if not np.shares_memory(flat, p._array):
-                p._array[...] = flat.reshape(p.shape)
+        for _, p, _ in moved:
             writes.note(p._array)
 
     #: The update's kernel.
