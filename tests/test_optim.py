@@ -352,6 +352,14 @@ def test_gradients_with_a_history_are_clipped_too():
     np.testing.assert_allclose(np.linalg.norm(p.grad.numpy()), 0.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop])
+def test_an_infinite_parameter_stays_infinite(kind):
+    p = tg.tensor([1.0, -np.inf], requires_grad=True)
+    p.grad = tg.tensor([1.0, 1.0])
+    kind([p], lr=0.1).step()
+    assert p.numpy()[0] < 1.0 and p.numpy()[1] == -np.inf
+
+
 @pytest.mark.parametrize("turned_first", [True, False])
 def test_two_views_of_one_memory_are_both_updated(turned_first):
     base = np.zeros((3, 3))

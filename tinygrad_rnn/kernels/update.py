@@ -95,7 +95,7 @@ class Update:
 def _adam_twin(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     step, beta1, beta2, root, eps, l2, decay = map(float, c)
     p *= 1.0 - decay
-    g = g + l2 * p
+    g = g + l2 * p if l2 else g
     m[...] = g - beta1 * (g - m) if beta1 <= 0.5 else m + (1.0 - beta1) * (g - m)
     v *= beta2
     v += (1.0 - beta2) * g * g
@@ -106,11 +106,12 @@ def _adam(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     """c: lr / (1 - beta1^t), beta1, beta2, sqrt(1 - beta2^t), eps, L2 factor, lr * decoupled decay."""
     step, beta1, beta2, root = like(c[0], p[0]), like(c[1], p[0]), like(c[2], p[0]), like(c[3], p[0])
     eps, l2, keep = like(c[4], p[0]), like(c[5], p[0]), like(1.0 - c[6], p[0])
+    decays = c[5] != 0.0
     near = c[1] <= 0.5  # from the nearer end, as torch.lerp: the other way cancels digits
     rest1, rest2 = like(1.0 - c[1], p[0]), like(1.0 - c[2], p[0])
     for i in range(p.shape[0]):
         kept = p[i] * keep
-        slope = g[i] + l2 * kept
+        slope = g[i] + l2 * kept if decays else g[i]  # 0 times infinity would be NaN
         m[i] = slope - beta1 * (slope - m[i]) if near else m[i] + rest1 * (slope - m[i])
         v[i] = beta2 * v[i] + rest2 * slope * slope
         p[i] = kept - step * m[i] / (math.sqrt(v[i]) / root + eps)
@@ -132,7 +133,7 @@ adam = Update(_every_adam, _adam, _adam_twin)
 
 def _sgd_twin(p: Any, g: Any, b: Any, c: Any) -> None:
     lr, momentum, dampening, l2, nesterov, first = map(float, c)
-    g = g + l2 * p
+    g = g + l2 * p if l2 else g
     if momentum:
         b[...] = g if first else momentum * b + (1.0 - dampening) * g
         g = g + momentum * b if nesterov else b
@@ -145,13 +146,13 @@ def _sgd(p: Any, g: Any, b: Any, c: Any) -> None:
     B, the momentum buffer, may be empty.
     """
     lr, momentum, rest = like(c[0], p[0]), like(c[1], p[0]), like(1.0 - c[2], p[0])
-    l2, nesterov, first = like(c[3], p[0]), c[4] != 0.0, c[5] != 0.0
+    l2, decays, nesterov, first = like(c[3], p[0]), c[3] != 0.0, c[4] != 0.0, c[5] != 0.0
     if b.shape[0] == 0:
         for i in range(p.shape[0]):
-            p[i] -= lr * (g[i] + l2 * p[i])
+            p[i] -= lr * (g[i] + l2 * p[i] if decays else g[i])
         return
     for i in range(p.shape[0]):
-        slope = g[i] + l2 * p[i]
+        slope = g[i] + l2 * p[i] if decays else g[i]
         b[i] = slope if first else momentum * b[i] + rest * slope
         p[i] -= lr * (slope + momentum * b[i] if nesterov else b[i])
 
@@ -171,7 +172,7 @@ sgd = Update(_every_sgd, _sgd, _sgd_twin)
 
 def _rmsprop_twin(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     lr, alpha, eps, l2, momentum = map(float, c)
-    g = g + l2 * p
+    g = g + l2 * p if l2 else g
     v *= alpha
     v += (1.0 - alpha) * g * g
     spread = v
@@ -189,9 +190,9 @@ def _rmsprop(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     """c: lr, alpha, eps, L2 factor, momentum. a (mean gradient) and b (momentum) may be empty."""
     lr, alpha, rest = like(c[0], p[0]), like(c[1], p[0]), like(1.0 - c[1], p[0])
     eps, l2, momentum = like(c[2], p[0]), like(c[3], p[0]), like(c[4], p[0])
-    centered, moving, near = a.shape[0] > 0, b.shape[0] > 0, c[1] <= 0.5
+    centered, moving, near, decays = a.shape[0] > 0, b.shape[0] > 0, c[1] <= 0.5, c[3] != 0.0
     for i in range(p.shape[0]):
-        slope = g[i] + l2 * p[i]
+        slope = g[i] + l2 * p[i] if decays else g[i]
         v[i] = alpha * v[i] + rest * slope * slope
         spread = v[i]
         if centered:
