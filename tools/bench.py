@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -364,6 +365,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise MissingError("bench: PyTorch is missing", hint="pip install 'tinygrad_rnn[bench]'") from None
         tg.set_num_threads(given.threads)
         torch.set_num_threads(given.threads)
+        if given.threads == 1:  # JAX takes all processors, or one
+            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
         rows = []
         print(f"{given.threads} thread{'s' * (given.threads > 1)} for both sides, medians of {given.rounds} rounds")
         for name in given.parts or PARTS:
