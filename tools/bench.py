@@ -358,6 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="interleaved rounds (default 15)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     given = parser.parse_args(arguments)
+    if hasattr(os, "sched_setaffinity"):  # JAX takes all the processors that it may
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
     try:
         try:
             import torch
@@ -365,8 +367,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise MissingError("bench: PyTorch is missing", hint="pip install 'tinygrad_rnn[bench]'") from None
         tg.set_num_threads(given.threads)
         torch.set_num_threads(given.threads)
-        if given.threads == 1:  # JAX takes all processors, or one
-            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
         rows = []
         print(f"{given.threads} thread{'s' * (given.threads > 1)} for both sides, medians of {given.rounds} rounds")
         for name in given.parts or PARTS:
