@@ -62,10 +62,7 @@ def pull_whole(
                     anomaly.see_gradient(node, j, whole, g)
                 yield parent, part
                 continue
-            if type(part) is Tensor and part._array.shape == parent.shape and part._array.dtype is parent.dtype:
-                fit = part
-            else:
-                fit = _fitting(op, j, part, parent, create_graph)
+            fit = _fitting(op, j, part, parent, create_graph)
             if anomaly is not None:
                 anomaly.see_gradient(node, j, fit, g)
             yield parent, fit if create_graph else fit._array
@@ -122,6 +119,8 @@ def _fitting(op: Op, i: int, part: Any, parent: Node, create_graph: bool) -> Ten
         GraphError: for nothing, and for an array where a differentiable gradient is wanted.
         ShapeError: for a shape that does not come from broadcasting the input.
     """
+    if type(part) is Tensor and part._array.shape == parent.shape and part._array.dtype is parent.dtype:
+        return part
     if part is None or (create_graph and not isinstance(part, (Tensor, int, float))):
         raise GraphError(
             f"{op.name}: the vjp for {input_names(op, i + 1)[i]} returned {'nothing' if part is None else 'an array'}",

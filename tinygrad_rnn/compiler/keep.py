@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 
 from ..program.rows import COSTLY
 from ..program.step import Value
-from .order import PRODUCTS
+from .order import PHASES
 
 
 def chosen(wanted: Iterable[Value], given: Container[int], forward: int) -> list[Value]:
@@ -35,7 +35,7 @@ def chosen(wanted: Iterable[Value], given: Container[int], forward: int) -> list
     def cost(value: Value) -> float:
         if value.number in given or value.number in kept:
             return 0
-        if value.operator in PRODUCTS or value.operator == "reduce":
+        if value.operator in PHASES or value.operator == "reduce":
             return math.inf
         own = value.operator == "map" and value.setting.name in COSTLY
         return own + sum(map(cost, value.operands))

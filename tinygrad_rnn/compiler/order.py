@@ -10,7 +10,7 @@ from ..program.step import Value, reachable
 When = tuple[int, float]
 
 #: Operators of values that are phases of their own: they take whole rows out of memory.
-PRODUCTS = frozenset({"product", "lookup", "kth"})
+PHASES = frozenset({"product", "lookup", "kth"})
 
 
 class Order:
@@ -51,7 +51,7 @@ class Order:
             if any(operand.number in self.depends for operand in value.operands):
                 self.depends.add(value.number)
             ready = max(self.when[operand.number] for operand in value.operands)
-            if value.operator in PRODUCTS:
+            if value.operator in PHASES:
                 level = 0 if value.number not in self.depends else 1 if value.number in feeds else 2
                 start = max((level, 0), ready)
                 self.products.append((level, start, value))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..kernels import scalar
 from ..program.rows import At, Rows, Store, TooWide
 from ..program.step import Step, Value, reachable
-from .order import PRODUCTS, Order, When
+from .order import PHASES, Order, When
 from .trace import NotFused
 
 #: Names a piece of memory: ("carry", 0), ("next", 0), ("x", 0), ("scratch", 3), ...
@@ -118,7 +118,7 @@ class Plan:
 
         direct: dict[int, Key] = {}
         for value, key, add in wanted:
-            if value.operator in PRODUCTS and not add and value.number not in direct and value.number not in self.given:
+            if value.operator in PHASES and not add and value.number not in direct and value.number not in self.given:
                 direct[value.number] = key
             else:
                 put(value, key, due(value), add)

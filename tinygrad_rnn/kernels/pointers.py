@@ -84,7 +84,7 @@ def _pointer_to(typingctx: Any, kind: Any, address: Any) -> Any:
 @numba.njit
 def array_at(kind: Any, address: Any, size: Any) -> Any:
     """The `size` elements at an address, of the type of `kind`, as an array."""
-    return numba.carray(_pointer_to(kind, address), (size,))  # type: ignore[attr-defined, call-arg]
+    return numba.carray(_pointer_to(kind, address), (size,))  # type: ignore[attr-defined, call-arg]  # nor here
 
 
 @intrinsic
