@@ -23,7 +23,7 @@ from .jit import library
 
 if TYPE_CHECKING:  # what the kernel's text has around it
     KIND: Any = None
-    LANES = ROWS = SIZE = 0
+    LANES = PANEL = ROWS = SIZE = WIDEST = 0
     call: Any = None
     like: Any = None
     load: Any = None
@@ -56,24 +56,31 @@ def address(table: int, place: int, step: int, within: int, row: int, part: int)
 
 
 def tiles(
-    rows: int, columns: int, a: int, a_row: int, a_step: int, b: int, inner: int, c: int, c_row: int, onto: int
-) -> None:
-    """c (rows, columns) = a @ b, or added onto c. Of b, one panel lies behind another, as `packs` leaves them."""
-    column = 0
-    while column < columns:
-        width = min(columns - column, 3 * LANES)
-        vectors = (width + LANES - 1) // LANES
-        last, along, left = width - (vectors - 1) * LANES, vectors * LANES * SIZE, rows
-        here, there = a, c + column * SIZE
+    rows: int, columns: int, a: int, a_row: int, a_step: int, b: int, inner: int, c: int, c_row: int, onto: int,
+    back: int,
+) -> None:  # fmt: skip
+    """c (rows, columns) = a @ b, or added onto c. Of b, one panel lies behind another, as `packs` leaves them.
+
+    A single row goes from the last panel to the first where `back` says so: what was read last is still near.
+    """
+    vectors = (columns + LANES - 1) // LANES
+    wide = 2 * PANEL if rows == 1 else PANEL
+    groups = (vectors - 1) // wide + 1
+    if rows == 1 and groups > 1 and vectors - (groups - 1) * wide <= WIDEST - wide:
+        groups -= 1  # a narrow one at the end goes with the one before
+    for i in range(groups):
+        group = groups - 1 - i if rows == 1 and back != 0 else i
+        column = group * wide * LANES
+        width = columns - column if group == groups - 1 else wide * LANES
+        several = (width + LANES - 1) // LANES
+        last, left, here, there = width - (several - 1) * LANES, rows, a, c + column * SIZE
         while left > 0:
             taken = ROWS if left >= ROWS else 4 if left >= 4 else 1
-            multiply_tile(KIND, ROWS, LANES, taken, vectors, here, a_row, a_step, b, along, inner, there, c_row, last,
-                          onto != 0)  # fmt: skip
+            multiply_tile(KIND, ROWS, LANES, taken, several, here, a_row, a_step, b + column * inner * SIZE, inner,
+                          there, c_row, last, onto != 0)  # fmt: skip
             left -= taken
             here += taken * a_row
             there += taken * c_row
-        b += along * inner
-        column += width
 
 
 def multiply(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
@@ -96,7 +103,7 @@ def multiply(table: int, phase: int, part: int, start: int, begin: int, end: int
             rows = min(last, number(live, step)) - first
         a = address(table, a_place, step, step - start, first, part)
         c = address(table, c_place, step, step - start, first, part)
-        call(number(table, 12), rows, columns, a, a_row, SIZE, packed, inner, c, c_row, onto)
+        call(number(table, 12), rows, columns, a, a_row, SIZE, packed, inner, c, c_row, onto, begin % 2)
 
 
 def lookup(table: int, phase: int, part: int, start: int, begin: int, end: int, first: int, last: int) -> None:
@@ -208,10 +215,10 @@ def packs(table: int, part: int, parts: int) -> None:
         source, row, column, inner = number(job, 0), number(job, 1), number(job, 2), number(job, 3)
         width, target, above, left = number(job, 4), number(job, 5), number(job, 6), number(job, 7)
         total, columns = number(job, 8), number(job, 9)
-        for start in range(left // (3 * LANES) * 3 * LANES, left + width, 3 * LANES):
+        for start in range(left // (PANEL * LANES) * PANEL * LANES, left + width, PANEL * LANES):
             if turn % parts == part:
-                first, last = max(start, left), min(start + 3 * LANES, left + width)
-                along = (min(columns - start, 3 * LANES) + LANES - 1) // LANES * LANES * SIZE
+                first, last = max(start, left), min(start + PANEL * LANES, left + width)
+                along = (min(columns - start, PANEL * LANES) + LANES - 1) // LANES * LANES * SIZE
                 panel = target + start * total * SIZE + above * along + (first - start) * SIZE
                 pack(source + (first - left) * column, row, column, inner, last - first, panel, along)
             turn += 1
@@ -253,8 +260,8 @@ def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
         place = panels
         for i in range(partners):
             partner = job + 8 * GRAM * (i + 1)
-            for start in range(0, number(partner, 1), 3 * LANES):
-                width = min(number(partner, 1) - start, 3 * LANES)
+            for start in range(0, number(partner, 1), PANEL * LANES):
+                width = min(number(partner, 1) - start, PANEL * LANES)
                 padded = (width + LANES - 1) // LANES * LANES
                 gathered(table, number(partner, 0), step, row, count, start, width, padded, place)
                 place += count * padded * SIZE
@@ -271,7 +278,7 @@ def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
                     columns = number(job + 8 * GRAM * (i + 1), 1)
                     c, c_row = number(entry + 8 * GRAM * (i + 1), 0), number(entry + 8 * GRAM * (i + 1), 1)
                     call(number(table, 12), wide, columns, tile, SIZE, WIDE * SIZE, place, count, c + column * c_row,
-                         c_row, done)  # fmt: skip
+                         c_row, done, 0)  # fmt: skip
                     place += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
             entry += 8 * GRAM * (1 + partners)
         done += count

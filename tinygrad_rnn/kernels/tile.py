@@ -24,6 +24,10 @@ _KINDS = {types.float32: (ir.FloatType(), 4), types.float64: (ir.DoubleType(), 8
 #: How many steps of the inner axis ahead b is asked for.
 AHEAD = 8
 
+#: Vectors of a row of b that lie side by side, and how many at most a single row of a is multiplied with at once: each
+#: sum is a chain of additions, and a few of them do not keep the machine busy.
+PANEL, WIDEST = 3, 9
+
 
 class _Vectors:
     """LLVM's operations on vectors of one kind, in one function."""
@@ -85,12 +89,15 @@ class _Vectors:
 def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
     """The code for `count` rows, `width` vectors wide."""
     scalar, size = v.scalar, v.size
-    a, a_row, a_step, b, b_step, inner, c, c_row, last, onto = args
+    a, a_row, a_step, b, inner, c, c_row, last, onto = args
     step = v.lanes * size
     mask = v.first(last)
     masks = [None] * (width - 1) + [mask]
     of_a = [builder.add(a, builder.mul(a_row, _WORD(i))) for i in range(count)]
     of_c = [builder.add(c, builder.mul(c_row, _WORD(i))) for i in range(count)]
+    panels = [range(j, min(j + PANEL, width)) for j in range(0, width, PANEL)]
+    strides = [_WORD(1), a_step, *[_WORD(len(panel) * step) for panel in panels]]
+    begins = [_WORD(0), _WORD(0), *[builder.add(b, builder.mul(inner, _WORD(panel.start * step))) for panel in panels]]
     start, held = builder.block, builder.append_basic_block("tile_held")
     loop, done = builder.append_basic_block("tile"), builder.append_basic_block("tile_done")
     builder.cbranch(onto, held, loop)
@@ -100,16 +107,12 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
     builder.branch(loop)
 
     builder.position_at_end(loop)
-    places = [builder.phi(_WORD) for _ in range(3)]
-    for place, first in zip(places, (_WORD(0), _WORD(0), b)):
-        place.add_incoming(first, start)
-        place.add_incoming(first, held)
-    k, along_a, along_b = places
+    places = [builder.phi(_WORD) for _ in strides]
+    k, along_a, *along_b = places
     sums = [[builder.phi(v.kind) for _ in range(width)] for _ in range(count)]
-    factors = [v.load(along_b, j * step) for j in range(width)]
-    far = builder.add(along_b, builder.mul(b_step, _WORD(AHEAD)))
-    for line in range(0, width * step, 64):
-        v.prefetch(far, line)
+    factors = [v.load(place, i * step) for panel, place in zip(panels, along_b) for i in range(len(panel))]
+    for line in range(0, width * step if count > 1 else 0, 64):  # one row is done before what is asked for is there
+        v.prefetch(along_b[0], AHEAD * width * step + line)
     made = []
     for i in range(count):
         one = builder.load(v.at(builder.add(of_a[i], along_a), 0, scalar))
@@ -121,10 +124,12 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
             sums[i][j].add_incoming(v.zeros, start)
             sums[i][j].add_incoming(before[i][j], held)
             sums[i][j].add_incoming(made[i][j], loop)
-    following = builder.add(k, _WORD(1))
-    for place, after in zip(places, (following, builder.add(along_a, a_step), builder.add(along_b, b_step))):
+    following = [builder.add(place, stride) for place, stride in zip(places, strides)]
+    for place, begin, after in zip(places, begins, following):
+        place.add_incoming(begin, start)
+        place.add_incoming(begin, held)
         place.add_incoming(after, loop)
-    builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
+    builder.cbranch(builder.icmp_signed("<", following[0], inner), loop, done)
 
     builder.position_at_end(done)
     for i in range(count):
@@ -135,27 +140,28 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
 @intrinsic(prefer_literal=True)
 def multiply_tile(
     typingctx: Any, kind: Any, most: Any, lanes: Any, rows: Any, vectors: Any,
-    a: Any, a_row: Any, a_step: Any, b: Any, b_step: Any, inner: Any, c: Any, c_row: Any, last: Any, onto: Any,
+    a: Any, a_row: Any, a_step: Any, b: Any, inner: Any, c: Any, c_row: Any, last: Any, onto: Any,
 ) -> Any:  # fmt: skip
     """c (rows, n) = a (rows, inner) @ b (inner, n), or added onto c; n = (vectors - 1) lanes + last.
 
-    `rows` is `most`, 4 or 1, and `vectors` 1 to 3: each pair has code of its own. Addresses and strides are in bytes;
-    `inner` is at least 1. The rows of b stand one vector after another, the last filled up with anything.
+    `rows` is `most`, 4 or 1, and `vectors` 1 to PANEL, or of one row to WIDEST: each pair has code of its own.
+    Addresses and strides are in bytes; `inner` is at least 1. Of b, each PANEL vectors lie row after row, and behind
+    them the next; the last vector is filled up with anything.
     """
     if not isinstance(most, types.IntegerLiteral) or not isinstance(lanes, types.IntegerLiteral):
         return None
     scalar, size = _KINDS[kind]
-    signature = types.void(kind, most, lanes, *[types.intp] * 11, types.boolean)
+    signature = types.void(kind, most, lanes, *[types.intp] * 10, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = _Vectors(builder, scalar, size, lanes.literal_value)
         rows, vectors, *given = args[3:]
         after = builder.append_basic_block("tile_after")
-        choice = builder.switch(builder.add(builder.mul(rows, _WORD(4)), vectors), after)
+        choice = builder.switch(builder.add(builder.mul(rows, _WORD(16)), vectors), after)
         for count in {most.literal_value, 4, 1}:
-            for width in (1, 2, 3):
+            for width in range(1, (WIDEST if count == 1 else PANEL) + 1):
                 block = builder.append_basic_block(f"tile_{count}_{width}")
-                choice.add_case(_WORD(count * 4 + width), block)
+                choice.add_case(_WORD(count * 16 + width), block)
                 builder.position_at_end(block)
                 _tile(builder, v, count, width, given)
                 builder.branch(after)
