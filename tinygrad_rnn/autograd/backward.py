@@ -19,7 +19,7 @@ from ..kernels.memory import copied
 from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
-from .pull import brought_back, pull_whole, read_only, summed_to
+from .pull import brought_back, pull_joint, pull_whole, read_only, summed_to
 from .tape import Node, enable_grad, no_grad, thread, writes
 from .tensor import Tensor, as_tensor
 
@@ -42,9 +42,7 @@ class Pieces:
             self.whole, self.pieces, self.held = self.made(node), [], 0
 
     def made(self, node: Node) -> Any:
-        """All of it as one tensor; or, where a node has several outputs, as its vjp takes it."""
-        if self.pieces and self.pieces[0].gathers:
-            return self.pieces[0].made(self.pieces, node.shape)
+        """All of it as one tensor."""
         kinds: dict[type[Piece], None] = dict.fromkeys(map(type, self.pieces))
         total = self.whole
         for kind in kinds:
@@ -144,7 +142,7 @@ def _seeds(name: str, outputs: Sequence[Tensor], grads: Sequence[Any]) -> list[t
         start = as_tensor(start)
         if start.shape != output.shape:
             raise ShapeError(f"{name}: the gradient to start from does not fit", expected=output.shape, got=start.shape)
-        seeds.append((output.node, start.astype(output.dtype)))
+        seeds.append((output.node, start if start.dtype is output.dtype else start.astype(output.dtype)))
     return seeds
 
 
@@ -228,7 +226,7 @@ def _propagate(
         node, g = nodes.pop(order), totals.pop(order)
         if type(g) is Pieces:
             g = g.made(node)
-            g = g if create_graph or type(g) is list else g._array
+            g = g if create_graph else g._array
         if node.hooks and any(np.may_share_memory(g, start) for start in given):
             g = copied(g)  # a hook may keep it, and the caller may write to what was given
         if (node.hooks or node.owner is not None) and (through or (wanted is not None and order not in wanted)):
@@ -243,13 +241,20 @@ def _propagate(
             saved = brought_back(node, retain_graph)
         elif writes.latest > order:
             writes.check(node, saved)
-        if create_graph or not isinstance(op, Elementwise):
-            g = g if create_graph or type(g) is list else Tensor(g)
-            fresh = type(g) is list and not create_graph
-            for source, part in pull_whole(node, saved, g, create_graph, anomaly, leading):
+        if op.picks:
+            whole = node.parents[0]
+            if leading is None or whole.order in leading:
+                if whole.order not in totals:
+                    nodes[whole.order], totals[whole.order] = whole, {}
+                    heappush(heap, -whole.order)
+                totals[whole.order][node.settings["number"]] = g
+        elif op.joint is not None:
+            for source, part in pull_joint(node, saved, g, create_graph, anomaly):
+                if source.order in totals or wanted is not None or create_graph or not _settled(source, part):
+                    arrive(source, part)
+        elif create_graph or not isinstance(op, Elementwise):
+            for source, part in pull_whole(node, saved, g if create_graph else Tensor(g), create_graph, anomaly, leading):
                 arrive(source, part)
-                if fresh and totals.get(source.order) is part:
-                    ours.add(source.order)
         else:
             for i, pull in op.pulls(node.wanted):
                 parent = node.parents[i]
@@ -330,6 +335,18 @@ def _delivered(node: Node, g: Any, exclusive: bool, create_graph: bool, accumula
         else:
             owner._grad = Tensor(g if exclusive and node.op is None else copied(g))
     return g
+
+
+def _settled(node: Node, g: Any) -> bool:
+    """Leave a gradient, an array that nobody else holds, with a leaf at once. False for a node that is none, or has
+    hooks, which see all that arrives as one."""
+    if node.op is not None or node.hooks or node.owner is None:
+        return False
+    owner = node.owner()
+    if owner is not None and owner._requires_grad:
+        with _accumulating:
+            owner._grad = Tensor(g if owner._grad is None else np.asarray(owner._grad._array + g))
+    return True
 
 
 def _own(g: Tensor) -> Tensor:

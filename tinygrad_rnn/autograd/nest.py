@@ -31,13 +31,20 @@ def leaves(nest: Any) -> list[Any]:
     """The leaves in order."""
     if not isinstance(nest, (tuple, list, dict)):
         return [] if nest is None else [nest]
-    parts = [nest[key] for key in sorted(nest)] if isinstance(nest, dict) else nest
-    return [leaf for part in parts for leaf in leaves(part)]
+    found: list[Any] = []
+    for part in [nest[key] for key in sorted(nest)] if isinstance(nest, dict) else nest:
+        if isinstance(part, (tuple, list, dict)):
+            found += leaves(part)
+        elif part is not None:
+            found.append(part)
+    return found
 
 
 def like(nest: Any, values: Iterable[Any]) -> Any:
     """The same nest with other leaves, taken in order; of an iterator no more than it needs."""
     rest = iter(values)
+    if not isinstance(nest, (tuple, list, dict)):
+        return None if nest is None else next(rest)
     return map_nest(lambda _: next(rest), nest)
 
 

@@ -45,8 +45,6 @@ def pull_whole(
             y = plan.kept.index("y")
             values[y] = op.restored(values[y], settings, shape)
     values.append(g)  # at -1
-    if type(g) is list and anomaly is not None:  # of several outputs
-        g = np.concatenate([np.zeros(0), *[part._array.ravel() for _, part in g]])
     for i, function, names in plan.pulls:
         source = parents[i]
         if leading is not None and not op.variadic and source is not None and source.order not in leading:
@@ -54,18 +52,39 @@ def pull_whole(
         made = function(*[settings[name] if type(name) is str else values[name] for name in names])
         for j, part in enumerate(_several(op, made, len(parents))) if op.variadic else ((i, made),):
             parent = parents[j]
-            if parent is None or not node.wanted[j] or (part is None and op.own):  # ours: nothing arrived there
+            if parent is None or not node.wanted[j]:
                 continue
             if isinstance(part, Piece):
                 if anomaly is not None:
-                    whole = part.g if part.gathers else as_tensor(type(part).made([part], parent.shape))
-                    anomaly.see_gradient(node, j, whole, g)
+                    anomaly.see_gradient(node, j, as_tensor(type(part).made([part], parent.shape)), g)
                 yield parent, part
                 continue
             fit = _fitting(op, j, part, parent, create_graph)
             if anomaly is not None:
                 anomaly.see_gradient(node, j, fit, g)
             yield parent, fit if create_graph else fit._array
+
+
+def pull_joint(
+    node: Node, saved: tuple[Any, ...], arrived: dict[int, Any], create_graph: bool, anomaly: Any
+) -> Iterator[tuple[Node, Any]]:
+    """Run a node of several outputs, as `pull_whole` does one of a single output: each gradient in memory of its own.
+
+    Args:
+        arrived: the gradients of those outputs that something arrived at, tensors under `create_graph`, or arrays.
+    """
+    op = node.op
+    assert op is not None and op.joint is not None
+    if not create_graph:
+        arrived = {number: Tensor(g) for number, g in arrived.items()}
+    for j, part in enumerate(op.joint(node, saved, arrived, create_graph)):
+        parent = node.parents[j]
+        if part is None or parent is None or not node.wanted[j]:
+            continue
+        if anomaly is not None:
+            given = np.concatenate([np.zeros(0), *[g._array.ravel() for g in arrived.values()]])
+            anomaly.see_gradient(node, j, part, given)
+        yield parent, part if create_graph else part._array
 
 
 def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -3,8 +3,8 @@
 `checkpoint` (in `recompute`) leaves every operation on the tape and drops what it saved. This leaves one node: a
 sequence cut into pieces then costs memory for the ends of the pieces, and for one piece at a time.
 
-The node has many outputs. They are picked from it by nodes of their own, and what arrives at those goes back to it as
-pieces of one long gradient.
+The node has several outputs. They are picked from it by nodes of their own, and what arrives at those goes back to it
+together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..ops.op import Array, Op, Piece
+from ..ops.op import Array, Op
 from ..ops.random import Draws
 from ..ops.shape import astype
 from ..settings import FLOAT32, FLOAT64
@@ -63,8 +63,9 @@ def joined(
     """The outputs of one node, which has `tensors` as inputs: tensors that lead back to it, where a gradient flows.
 
     Args:
-        run: what the node stands for. `run.gradients(tensors, arrived)` gives the gradients of the inputs (None for
-            none) from those of the outputs (None where none arrived), and can be differentiated where that is recorded.
+        run: what the node stands for. `run.gradients(inputs, arrived)` gives the gradients of the inputs (None for
+            none), which inputs() makes tensors again, from those of the outputs (None where none arrived); it can be
+            differentiated where that is recorded. Each is in memory of its own.
         tensors: its inputs.
         arrays: its outputs.
         flows: for each of these, whether a gradient goes through it.
@@ -217,9 +218,9 @@ class Run:
         self.course = course
         return tensors
 
-    def gradients(self, tensors: Sequence[Tensor], arrived: Sequence[Tensor | None]) -> list[Any]:
+    def gradients(self, inputs: Callable[[], list[Tensor]], arrived: Sequence[Tensor | None]) -> list[Any]:
         """The gradients of all inputs and of what is closed over, from a second run. They can be differentiated."""
-        differentiable = is_grad_enabled()
+        differentiable, tensors = is_grad_enabled(), inputs()
         # Names of their own for what the run starts from: its inner graph ends at them, whatever made the values.
         starts = [
             Tensor(x._array) if not wants else astype(x, x.dtype) if differentiable else _leaf(x)
@@ -311,22 +312,6 @@ def _projected(flat: np.ndarray[Any, Any]) -> float:
     return float(np.dot(flat, direction[: flat.size]))
 
 
-class Output(Piece):
-    """What arrived at the `number`-th output of a node that has several."""
-
-    __slots__ = ("g", "number")
-
-    gathers = True
-
-    def __init__(self, g: Any, number: int) -> None:
-        self.g, self.number = g, number
-
-    @staticmethod
-    def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
-        """The gradients by number, each comes once."""
-        return [(piece.number, piece.g) for piece in pieces]
-
-
 def _replayed(arrays: Sequence[Array], run: Run, count: int) -> Any:
     raise TypeError("a node of this op is made by `joined`")
 
@@ -335,12 +320,17 @@ def _picked(whole: Array, number: int) -> Any:
     raise TypeError("a node of this op is made by `joined`")
 
 
-def _back(g: Any, arrays: Any, run: Any, count: int) -> Any:
-    arrived = dict(g)
-    return run.gradients(arrays, [arrived.get(number) for number in range(count)])
+def _joint(node: Node, saved: tuple[Any, ...], arrived: dict[int, Any], create_graph: bool) -> list[Any]:
+    def inputs() -> list[Tensor]:
+        if not create_graph:
+            return [Tensor(array) for array in saved[0]]
+        return [Tensor(*each) for each in zip(saved[0], node.parents, node.wanted)]
+
+    settings = node.settings or {}
+    found: list[Any] = settings["run"].gradients(inputs, [arrived.get(i) for i in range(settings["count"])])
+    return found
 
 
 _replay, _pick = Op(_replayed, name="replay"), Op(_picked, name="pick")
-_replay.own = _pick.own = True
-_replay.add_vjp("arrays", _back)
-_pick.add_vjp("whole", lambda g, number: Output(g, number))
+_replay.own = _pick.own = _pick.picks = True
+_replay.joint = _joint

@@ -282,6 +282,17 @@ class Writes:
         known = self._stamps.get(id(root))
         return known[0] if known is not None else 0
 
+    def refuse(self, arrays: Iterable[Any], since: int, what: str) -> None:
+        """Raise if the memory of any of these was written after `since`; `what` begins the message."""
+        for array in arrays if self.latest > since else ():
+            root = root_of(array)
+            if self.stamp(root) > since:
+                raise GraphError(
+                    f"{what}, of {root.nbytes} bytes, was changed in place since",
+                    expected="the values of the first time, to compute the same again",
+                    hint="run backward() before optimizer.step(), or change a copy",
+                )
+
     def check(self, node: Node, saved: tuple[Any, ...]) -> None:
         """Raise if something in `saved`, kept by `node`, was written after it ran."""
         for value in saved:
@@ -321,14 +332,8 @@ class Reads:
 
     def check(self, what: str) -> None:
         """Raise if any was written since; `what` begins the message."""
-        for reference in self._roots:
-            root = reference()
-            if root is not None and writes.stamp(root) > self.end:
-                raise GraphError(
-                    f"{what}, of {root.nbytes} bytes, was changed in place since",
-                    expected="the values of the first time, to compute the same again",
-                    hint="run backward() before optimizer.step(), or change a copy",
-                )
+        roots = [reference() for reference in self._roots]
+        writes.refuse([root for root in roots if root is not None], self.end, what)
 
 
 class _Recording:

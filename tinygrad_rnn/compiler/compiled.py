@@ -10,10 +10,10 @@ from .. import settings
 from ..kernels import jit
 from ..kernels.machine import HEAD, PLACE
 from .build import Program
-from .forms import Recipe, Total
+from .homes import Homes
 from .layout import SAVED, WORK, Gram, Layout
 from .outside import Bound, Fixtures
-from .plan import Key, Plan
+from .plan import Plan
 
 
 class Strides(NamedTuple):
@@ -44,21 +44,13 @@ class Compiled:
         self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
         self.shown = {i for i in self.carried if i is not None}
         low = program.low
-        #: Whether no gradient goes to what is made of others' tensors, so that it need not be made at each run.
-        self.binds = not any(isinstance(low.fixtures[n], Recipe) for n in program.of_fixtures)
+        self.homes = Homes(program)
         #: For each sum over rows, its columns among all of them, which lie side by side.
         self.spans: dict[int, tuple[int, int]] = {}
         end = 0
         for i in sorted(program.used_sums) if program.backward is not None else ():
             self.spans[i] = end, end + low.sums[i].width
             end += low.sums[i].width
-        #: The shapes of grams; and for fixtures, by number, the sum or gram that their gradient is as it stands.
-        self.grams: dict[Key, tuple[int, int]] = {}
-        self.direct: dict[int, Key] = {}
-        if program.backward is not None:
-            self.grams = {("gram", i): (low.grams[i][0].width, low.grams[i][1].width) for i in program.used_grams}
-            made = {n: low.totals[t.number] for n, t in program.of_fixtures.items() if isinstance(t, Total)}
-            self.direct = {n: key for n, key in made.items() if not isinstance(key, Recipe)}
         self._bound: Bound | None = None
         self._fixtures: Fixtures | None = None
         self._functions: dict[str, dict[str, int]] = {}
@@ -69,7 +61,7 @@ class Compiled:
         known = self._fixtures
         if known is not None and all(map(operator.is_, known.tensors, tensors)):
             return known.again()
-        found = Fixtures(self.program.low, tensors)
+        found = Fixtures(self.program.low, tensors, self.homes.outer)
         if all(t.node is None or t.node.op is None for t in tensors):  # or what they are made of would live on here
             self._fixtures = found
         return found
@@ -77,7 +69,7 @@ class Compiled:
     def bound(self, fixtures: Fixtures) -> Bound:
         """The matrices and vectors of a run."""
         found = Bound.of(fixtures, self._bound)
-        if found is not self._bound and self.binds and found.lasting:
+        if found is not self._bound and self.homes.complete and found.lasting:
             self._bound = found
         return found
 
@@ -189,6 +181,6 @@ class Compiled:
             if not same:
                 same = [Gram(left_place, left.width, [])]
                 grams += same
-            same[0].partners.append((right_place, right.width, ("gram", i)))
+            same[0].partners.append((right_place, right.width, ("gram", i), self.homes.row(("gram", i))))
         assert program.backward is not None
         return self._sealed(layout, program.backward, strides.matrices, grams)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.backward import grad, grad_up_to
+from ..autograd.backward import grad
 from ..autograd.nest import leaves, like
 from ..autograd.replay import joined, redirected
-from ..autograd.tape import Node, Reads, enable_grad, is_grad_enabled, root_of, thread, tick
+from ..autograd.tape import Node, enable_grad, is_grad_enabled, thread, tick, writes
 from ..autograd.tensor import Tensor
 from ..errors import GraphError
 from ..kernels import threads
@@ -21,7 +21,6 @@ from ..ops.shape import astype
 from .build import Source
 from .compiled import Compiled, Strides
 from .layout import LIVE, SAVED, WORK, Layout
-from .outside import Totals
 from .plan import Key
 from .ragged import Ragged
 
@@ -91,7 +90,7 @@ class _Run:
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
             constants = [t._array for t in self.fixtures.taken if not t._requires_grad]
-            self.read = Reads([root_of(array) for array in (*self.made.values(), *constants)])
+            self.read, self.end_of_run = [*self.made.values(), *constants], tick()
             self.ys = arrays[len(program.next) :]
             held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
             tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.fixtures.taken)
@@ -166,22 +165,25 @@ class _Run:
             else:
                 masks(keys, mask.p, room)
 
-    def _go(self, layout: Layout, work: Block, more: dict[Key, Any], forwards: bool) -> None:
+    def _go(
+        self, layout: Layout, work: Block, more: dict[Key, Any], forwards: bool, spots: dict[Key, int] | None = None
+    ) -> None:
         """Run the kernels on what is given, the memory of the run and of `more`."""
         if self.ragged is not None:
             more = more | {LIVE: np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])}
         known = self.addresses | {key: address_of(array) for key, array in more.items()}
         known[WORK] = work.address
+        known |= spots or {}
         table = layout.table(known)
         threads.run(layout.work, address_of(table), layout.jobs, layout.parts)
 
     # --- Back ---
 
-    def gradients(self, tensors: Sequence[Tensor], arrived: list[Any]) -> list[Any]:
+    def gradients(self, inputs: Callable[[], list[Tensor]], arrived: list[Any]) -> list[Any]:
         """The gradients of the carry, of xs and of what is closed over, from those of the outputs (None for none)."""
-        self.read.check("scan: an output, or a constant that the step takes")
+        writes.refuse(self.read, self.end_of_run, "scan: an output, or a constant that the step takes")
         if is_grad_enabled():
-            return self._eagerly(tensors, arrived)
+            return self._eagerly(inputs(), arrived)
         program = self.compiled.program
         dtype, steps, rows = program.dtype, self.steps, program.rows
         count = len(program.next)
@@ -192,7 +194,9 @@ class _Run:
         work, more = Block(layout.sizes.get(WORK, 0)), {("dy", i): g for i, g in given.items()}
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
         more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}
-        found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in self.compiled.grams.items()}
+        homes = self.compiled.homes
+        outer = homes.begun()
+        found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in homes.grams.items()}
         more |= found
 
         def spot(key: Key) -> Any:
@@ -203,7 +207,8 @@ class _Run:
         for i, carry in carries.items():
             g = arrived[i]
             carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
-        self._go(layout, work, more, not self.forwards)
+        addresses = [address_of(array) for array in outer] if homes.spots else []
+        self._go(layout, work, more, not self.forwards, {k: addresses[s.outer] + s.offset for k, s in homes.spots.items()})
         made: list[Any] = []
         for i, shape in enumerate(program.carry_shapes):
             wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused
@@ -214,32 +219,8 @@ class _Run:
         every = spot(("sums", 0))
         every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
         for i, (start, stop) in self.compiled.spans.items():
-            found["sum", i] = np.array(every[start:stop])
-        totals, direct = Totals(self.fixtures, found), self.compiled.direct
-        return made + self._to_outer(
-            {n: found[direct[n]] if n in direct else totals.of(total) for n, total in program.of_fixtures.items()}
-        )
-
-    def _to_outer(self, boundary: dict[int, Any]) -> list[Any]:
-        """The gradients of what is closed over, from those of what the loop takes of it."""
-        found: list[Any] = [None] * len(self.outer)
-        seeds, taken, places = [], set(), self.fixtures.places
-        for n, g in boundary.items():
-            fixture = self.fixtures[n]
-            if id(g) in taken or g.shape != fixture.shape or g.dtype != fixture.dtype:
-                g = g.reshape(fixture.shape).astype(fixture.dtype, copy=id(g) in taken)  # each in memory of its own
-            taken.add(id(boundary[n]))
-            if n not in places:
-                seeds.append((fixture, Tensor(g)))
-            else:
-                known = found[places[n]]
-                found[places[n]] = g if known is None else known + g
-        if seeds:
-            more = grad_up_to([t for t, _ in seeds], self.outer, [g for _, g in seeds], create_graph=False)
-            for i, g in enumerate(more):
-                if g is not None:
-                    found[i] = g._array if found[i] is None else found[i] + g._array
-        return [None if g is None else Tensor(g) for g in found]
+            found["sum", i] = every[start:stop]
+        return made + homes.filled(outer, self.fixtures, found)
 
     def again(
         self, starts: Sequence[Tensor], known: dict[int, Tensor] | None = None

@@ -40,11 +40,12 @@ class Spot(NamedTuple):
 
 
 class Gram(NamedTuple):
-    """A sum of products over all steps: where its left side lies and its columns, and right sides likewise."""
+    """A sum of products over all steps: where its left side lies and its columns, and right sides likewise, with where
+    the sum goes and the bytes of a row there."""
 
     left: tuple[Key, int]
     columns: int
-    partners: list[tuple[tuple[Key, int], int, Key]]
+    partners: list[tuple[tuple[Key, int], int, Key, int]]
 
 
 class Layout:
@@ -105,7 +106,7 @@ class Layout:
         """All is placed: make the table. `strides` are those of the matrices."""
         size, rows, steps, lanes = self.dtype.itemsize, self.rows, self.steps, 64 // self.dtype.itemsize
         products = [p for p in plan.phases if isinstance(p, Product) and p.value.operator == "product"]
-        work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, _ in g.partners)
+        work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, *_ in g.partners)
         parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self.threads, rows)
         chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
         for i, (width, lasting) in enumerate(plan.scratch):
@@ -138,15 +139,15 @@ class Layout:
         panels = 0
         shared: dict[Any, list[Gram]] = {}
         for gram in grams:
-            shared.setdefault(tuple([(right, width) for right, width, _ in gram.partners]), []).append(gram)
+            shared.setdefault(tuple([(right, width) for right, width, *_ in gram.partners]), []).append(gram)
         for rights, several in shared.items():
             jobs += [len(several), len(rights)]
             for right, width in rights:
                 jobs += [plan.place(*right), width]
             for gram in several:
                 jobs += [plan.place(*gram.left), gram.columns]
-                for _, width, key in gram.partners:
-                    jobs += [self.base(key), width * size]
+                for *_, key, row in gram.partners:
+                    jobs += [self.base(key), row]
             panels = max(panels, sum(width + lanes for _, width in rights))
         room = -(-(BLOCK * (WIDE + panels) * size + 4096) // 64) * 64 if grams else 0
         scratch = self.room(WORK, parts * room // size) if grams else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,10 +21,10 @@ class Fixtures:
 
     Attributes:
         taken: those that are tensors of others, and not made of them here.
-        outer: those among them that want a gradient; places: of fixtures by number, their places there.
+        outer: those of the numbers given.
     """
 
-    def __init__(self, low: Lowering, tensors: Sequence[Any]) -> None:
+    def __init__(self, low: Lowering, tensors: Sequence[Any], outer: Sequence[int]) -> None:
         self.low, self.tensors = low, tensors
         self._given = {
             n: tensors[low.bound[n]] if n in low.bound else made
@@ -34,16 +33,14 @@ class Fixtures:
         }
         self._known = dict(self._given)
         self.taken = list(self._given.values())
-        self.outer = [t for t in self.taken if t._requires_grad]
-        places = {id(t): i for i, t in enumerate(self.outer)}
-        self.places = {n: places[id(t)] for n, t in self._given.items() if t._requires_grad}
+        self.outer = [self._given[n] for n in outer]
 
     def again(self) -> Fixtures:
         """The same, nothing computed yet."""
         if len(self._given) == len(self.low.fixtures):
             return self
-        made = copy.copy(self)
-        made._known = dict(self._given)
+        made = object.__new__(Fixtures)
+        vars(made).update(vars(self), _known=dict(self._given))  # a quarter of the time of `copy`
         return made
 
     def __getitem__(self, number: int) -> Any:

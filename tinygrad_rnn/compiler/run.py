@@ -350,6 +350,8 @@ def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: 
 
 
 def _length(xs: Any) -> int:
+    if isinstance(xs, Tensor) and xs._array.ndim:
+        return int(xs._array.shape[0])
     sizes = {x.shape[0] if x.ndim else -1 for x in leaves(xs)}
     if len(sizes) != 1 or -1 in sizes:
         raise ShapeError(

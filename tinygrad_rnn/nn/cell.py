@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -135,14 +136,36 @@ def begun(module: Any) -> Any:
     return made
 
 
-def fingerprint(module: Any) -> tuple[Any, list[Tensor]]:
+class Fingerprint:
     """What a step can depend on: every attribute of a module and those inside; and their tensors, each once.
 
     A tensor counts by its place, shape, dtype and whether it requires a gradient, and so does a key by its place:
     another there changes nothing in what the step does.
     """
-    found = _Found()
-    return found.described(module), found.tensors
+
+    def __init__(self, module: Any) -> None:
+        found = _Found()
+        self.module, self.key, self.tensors = module, found.described(module), found.tensors
+        self._names, self._values = [*vars(module)], [*vars(module).values()]
+        self._arrays, self._needs = [t._array for t in self.tensors], [t._requires_grad for t in self.tensors]
+        #: Whether all that it holds is seen at a glance, and nothing is drawn when a sequence starts.
+        self._plain = type(module).for_sequence is Cell.for_sequence and all(
+            value is None or type(value) in _ATOMS or isinstance(value, Tensor) for value in self._values
+        )
+
+    def holds(self, module: Any) -> bool:
+        """Whether this is the module's still. May be False where it is, and look at all again is what remains."""
+        return (
+            self._plain
+            and module is self.module
+            and [*vars(module)] == self._names
+            and all(map(operator.is_, vars(module).values(), self._values))
+            and all(map(operator.is_, [t._array for t in self.tensors], self._arrays))
+            and [t._requires_grad for t in self.tensors] == self._needs
+        )
+
+
+_ATOMS = frozenset({bool, int, float, str})
 
 
 class _Found:
@@ -155,7 +178,7 @@ class _Found:
     def described(self, value: Any) -> Any:
         """A value as one that can be compared."""
         kind, place = type(value), self.places.get(id(value))
-        if kind in (bool, int, float, str) or value is None:
+        if kind in _ATOMS or value is None:
             return kind, value
         if isinstance(value, Tensor):
             if place is None:

@@ -15,7 +15,7 @@ from ..compiler.run import at, checked_engine, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
 from ..ops.random import Draws, dropout
 from ..ops.shape import concat, permute_dims
-from .cell import Cell, attached, check_switches, fingerprint
+from .cell import Cell, Fingerprint, attached, check_switches
 from .lengths import checked_lengths
 from .module import Module, ModuleList
 
@@ -147,11 +147,12 @@ class Recurrent(OverTime):
         pieces_of(checkpoint, 1)  # refuses what is none
         self.reverse, self.engine = bool(reverse), checked_engine(engine)
         self._known: dict[Any, Any] = {}
+        self._fingerprint: Fingerprint | None = None
         self.layer = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a file takes: not what the cell was compiled to."""
-        return {**vars(self), "_known": {}}
+        return {**vars(self), "_known": {}, "_fingerprint": None}
 
     @property
     def place(self) -> Place:
@@ -159,20 +160,24 @@ class Recurrent(OverTime):
         return Place(self.cell.title, self.layer, self.reverse)
 
     def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
-        with Draws() as draws:
-            cell, place = self.cell.for_sequence(), self.place
+        known, keys, place = self._fingerprint, (), self.place
+        if known is None or not known.holds(self.cell):
+            with Draws() as draws:
+                cell = self.cell.for_sequence()
+            known, keys = Fingerprint(cell), tuple(draws.keys)
+            self._fingerprint = known if cell is self.cell else None
+        cell = known.module
 
         def step(state: Any, x: Any) -> tuple[Any, Any]:
             output, new = cell.checked_step(x, state)
             return new, output
 
-        key, tensors = fingerprint(cell)
         with at(place):
             cell.check_features(x)
             state = cell.fitted(state, x.shape[1])
         state, outputs = unrolled(
             step, state, x, place, checkpoint=self.checkpoint, engine=self.engine,
-            source=Source(self._known, key, tensors, draws.keys), lengths=lengths,
+            source=Source(self._known, known.key, known.tensors, keys), lengths=lengths,
         )  # fmt: skip
         return outputs, state
 

@@ -117,9 +117,6 @@ class Piece:
     #: How many elements it holds that the whole gradient has too.
     size = 0
 
-    #: Whether the vjp takes what `made` returns as it is, in the place of a gradient.
-    gathers = False
-
     @staticmethod
     def made(pieces: Sequence[Any], shape: tuple[int, ...]) -> Any:
         """The sum of pieces of this type, as a tensor of `shape`."""
@@ -245,6 +242,11 @@ class Op:
     def prepare(self, arrays: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
         """The settings in their canonical form; raises where they do not fit the arrays."""
         return settings
+
+    #: Of an op with several outputs, in the place of vjps: (node, saved, gradients that arrived by output, create_graph)
+    #: -> the gradients of all inputs, None for none. And whether the op is one of those outputs, its `number`-th.
+    joint: Callable[[Any, tuple[Any, ...], dict[int, Any], bool], list[Any]] | None = None
+    picks = False
 
     #: How an output-shaped tensor is shown to the vjps, where not as it is: (tensor, settings, shape of the input).
     restored: Callable[[Any, Mapping[str, Any], tuple[int, ...]], Any] | None = None
