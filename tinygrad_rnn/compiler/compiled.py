@@ -22,15 +22,14 @@ class Strides(NamedTuple):
     xs: tuple[tuple[int, int], ...]
     matrices: tuple[tuple[int, int], ...]
     rows: tuple[int, ...]
-    vectors: int
 
-    def place(self, layout: Layout, first: int, forwards: bool) -> None:
+    def place(self, layout: Layout, first: int, forwards: bool, vectors: int) -> None:
         """Put all of it into a layout."""
         for i, (step, row) in enumerate(self.xs):
             layout.strided(("x", i), layout.base(("x", i)), step, row, first, forwards)
         for i, row in enumerate(self.rows):
             layout.same(("row", i), layout.base(("row", i)), row)
-        for i in range(self.vectors):
+        for i in range(vectors):
             layout.same(("vector", i), layout.base(("vector", i)))
 
 
@@ -110,7 +109,7 @@ class Compiled:
                 layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)
         return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.kept]
 
-    def _forward(self, threads: int, steps: int, ragged: bool, forwards: bool, keep: bool, strides: Strides) -> Layout:
+    def _forward(self, threads: int, steps: int, ragged: bool, forwards: bool, keep: bool, strides: Any) -> Layout:
         program = self.program
         layout = Layout(steps, program.rows, program.dtype, threads, ragged)
         first, start, after = (0, 0, 1) if forwards else (steps - 1, steps, steps - 1)
@@ -128,11 +127,11 @@ class Compiled:
                 layout.over_time(("kept", i), address, value.width, first, forwards)
             else:
                 layout.same(("kept", i), address, value.width * program.dtype.itemsize)
-        strides.place(layout, first, forwards)
-        return self._sealed(layout, program.forward, strides.matrices)
+        Strides(*strides).place(layout, first, forwards, len(program.low.vectors))
+        return self._sealed(layout, program.forward, strides[1])
 
     def _backward(
-        self, threads: int, steps: int, ragged: bool, forwards: bool, strides: Strides,
+        self, threads: int, steps: int, ragged: bool, forwards: bool, strides: Any,
         arrived: tuple[tuple[int, int] | None, ...],
     ) -> Layout:  # fmt: skip
         program, low = self.program, self.program.low
@@ -173,7 +172,7 @@ class Compiled:
                 layout.same(("dy", i), zeros)
             else:
                 layout.strided(("dy", i), layout.base(("dy", i)), *g, first, back)
-        strides.place(layout, first, back)
+        Strides(*strides).place(layout, first, back, len(low.vectors))
         grams: list[Gram] = []
         for i in program.used_grams:
             (left, right), (left_place, right_place) = low.grams[i], program.gram_places[i]
@@ -183,4 +182,4 @@ class Compiled:
                 grams += same
             same[0].partners.append((right_place, right.width, ("gram", i), self.homes.row(("gram", i))))
         assert program.backward is not None
-        return self._sealed(layout, program.backward, strides.matrices, grams)
+        return self._sealed(layout, program.backward, strides[1], grams)

@@ -19,7 +19,7 @@ from ..kernels.memory import Block, address_of, empty
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
 from .build import Source
-from .compiled import Compiled, Strides
+from .compiled import Compiled
 from .layout import LIVE, SAVED, WORK, Layout
 from .plan import Key
 from .ragged import Ragged
@@ -67,7 +67,11 @@ class _Run:
         threads.ready(layout.parts)
         saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
-        self.addresses = self.bound.addresses | {key: address_of(a) for key, a in (self.given | self.made).items()}
+        self.addresses = self.bound.addresses.copy()
+        for key, array in self.given.items():
+            self.addresses[key] = address_of(array)
+        for key, array in self.made.items():
+            self.addresses[key] = address_of(array)
         if saved is not None:
             self.addresses[SAVED] = saved.address
         work = Block(layout.sizes.get(WORK, 0))
@@ -76,17 +80,19 @@ class _Run:
             self.made["state", i] if i in shown else block.array(*layout.spots["carry", i], program.dtype)
             for i in range(len(program.next))
         ]
-        self._draw(layout, block)
+        self.draws = Draws()
+        if program.low.masks or program.draws:
+            self._draw(layout, block)
         for state, part in zip(states, self.inputs):
             state[self.start] = self._sorted(part._array.reshape(program.rows, -1), 0)
-        self._go(layout, work, {}, self.forwards)
-        ends = [self._unsorted(state[self.end], part.shape) for state, part in zip(states, self.inputs)]
-        arrays = [end.astype(part.dtype, copy=False) for end, part in zip(ends, self.inputs)]
+        self._go(layout, work, {}, {}, self.forwards)
+        arrays = [self._unsorted(state[self.end], part._array) for state, part in zip(states, self.inputs)]
         for i, (carry, shape) in enumerate(zip(self.compiled.carried, program.y_shapes)):
             y = self.made["y", i] if carry is None else self.made["state", carry]
             y = y if carry is None else y[1:] if self.forwards else y[:-1]
             y = y if self.ragged is None else self.ragged.whole(y)
-            arrays.append(y.reshape(len(y), program.rows, *shape).astype(program.y_dtypes[i], copy=False))
+            y = y if y.shape[2:] == shape else y.reshape(len(y), program.rows, *shape)
+            arrays.append(y if y.dtype is program.y_dtypes[i] else y.astype(program.y_dtypes[i]))
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
             constants = [t._array for t in self.fixtures.taken if not t._requires_grad]
@@ -103,9 +109,9 @@ class _Run:
         """An array's rows in the order in which they run."""
         return array if self.ragged is None else self.ragged.sorted(array, axis)
 
-    def _unsorted(self, rows: Any, shape: tuple[int, ...]) -> Any:
-        """Rows in the order in which they were given, in memory of their own."""
-        return np.array(rows if self.ragged is None else rows[self.ragged.back]).reshape(shape)
+    def _unsorted(self, rows: Any, like: Any) -> Any:
+        """Rows in the order in which they were given, in memory of their own, in the shape and dtype of `like`."""
+        return np.array(rows if self.ragged is None else rows[self.ragged.back], like.dtype).reshape(like.shape)
 
     def _over_time(self, array: Any) -> Any:
         """An array (T, B, ...) as (steps, B, n), in the order in which its rows run."""
@@ -133,25 +139,19 @@ class _Run:
         """The arrays that come from outside, by their names, and their strides."""
         low, rows = self.compiled.program.low, self.compiled.program.rows
         self.given: dict[Key, Any] = {}
+        strides = []
         for i, x in enumerate(inputs):  # one without a batch is left aside by the step
-            nothing = x.ndim <= 1
-            self.given["x", i] = np.zeros((1, 1, 1), low.dtype) if nothing else self._over_time(x._array)
+            array = self.given["x", i] = self._over_time(x._array) if x._array.ndim > 1 else np.zeros((1, 1, 1), low.dtype)
+            strides.append(array.strides[:2])
         self.bound = self.compiled.bound(self.fixtures)
         for i, n in enumerate(low.per_row):
             self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
-        self.strides = Strides(
-            tuple([self.given["x", i].strides[:2] for i in range(len(inputs))]),
-            self.bound.strides,
-            tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))]),
-            len(low.vectors),
-        )
+        by_row = tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))])
+        self.strides = tuple(strides), self.bound.strides, by_row
 
     def _draw(self, layout: Layout, block: Block) -> None:
         """Fill the random masks: a key for each at every step, or one for all, as the steps one by one would."""
         program = self.compiled.program
-        self.draws = Draws()
-        if not program.low.masks and not program.draws:
-            return
         with self.draws:
             drawn = fresh_keys(program.draws, self.steps)
         for i, mask in enumerate(program.low.masks):
@@ -165,17 +165,14 @@ class _Run:
             else:
                 masks(keys, mask.p, room)
 
-    def _go(
-        self, layout: Layout, work: Block, more: dict[Key, Any], forwards: bool, spots: dict[Key, int] | None = None
-    ) -> None:
-        """Run the kernels on what is given, the memory of the run and of `more`."""
+    def _go(self, layout: Layout, work: Block, more: dict[Key, Any], addresses: dict[Key, int], forwards: bool) -> None:
+        """Run the kernels on what is given, the memory of the run, `more` arrays, and what lies at more `addresses`."""
         if self.ragged is not None:
-            more = more | {LIVE: np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])}
-        known = self.addresses | {key: address_of(array) for key, array in more.items()}
-        known[WORK] = work.address
-        known |= spots or {}
-        table = layout.table(known)
-        threads.run(layout.work, address_of(table), layout.jobs, layout.parts)
+            more[LIVE] = np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])
+        for key, array in more.items():
+            addresses[key] = address_of(array)
+        addresses[WORK] = work.address
+        layout.run(self.addresses | addresses)
 
     # --- Back ---
 
@@ -208,14 +205,15 @@ class _Run:
             g = arrived[i]
             carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
         addresses = [address_of(array) for array in outer] if homes.spots else []
-        self._go(layout, work, more, not self.forwards, {k: addresses[s.outer] + s.offset for k, s in homes.spots.items()})
+        spots = {key: addresses[s.outer] + s.offset for key, s in homes.spots.items()}
+        self._go(layout, work, more, spots, not self.forwards)
         made: list[Any] = []
-        for i, shape in enumerate(program.carry_shapes):
+        for i in range(count):
             wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused
-            made.append(Tensor(self._unsorted(carries[i][self.start], (rows, *shape))) if wanted else None)
+            made.append(Tensor(self._unsorted(carries[i][self.start], self.inputs[i]._array)) if wanted else None)
         for g, x in zip(xs, leaves(self.x_nest)):
             g = g if g is None or self.ragged is None else self.ragged.whole(g)
-            made.append(None if g is None else Tensor(g.reshape(x.shape)))
+            made.append(None if g is None else Tensor(g.reshape(x.shape).astype(x.dtype, copy=False)))
         every = spot(("sums", 0))
         every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
         for i, (start, stop) in self.compiled.spans.items():

@@ -6,12 +6,14 @@ What comes from outside, and each block of memory that a run takes, is a *base*:
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.machine import BLOCK, GRAM, HEAD, PACK, WIDE, machine
+from ..kernels import threads
+from ..kernels.machine import BLOCK, GRAM, HEAD, PACK, WIDE, machine, relocation
 from ..program.step import Block
 from .plan import Key, Plan, Product
 
@@ -54,11 +56,12 @@ class Layout:
     Attributes:
         sizes: bytes of each block that the run takes.
         spots: what lies in one of them and is read or written around the run.
-        jobs, threads: what `threads.run` is told.
+        parts: on how many threads it runs.
     """
 
-    def __init__(self, steps: int, rows: int, dtype: np.dtype[Any], threads: int, ragged: bool) -> None:
-        self.steps, self.rows, self.dtype, self.threads, self.ragged = steps, rows, dtype, threads, ragged
+    def __init__(self, steps: int, rows: int, dtype: np.dtype[Any], most: int, ragged: bool) -> None:
+        self.steps, self.rows, self.dtype, self.ragged = steps, rows, dtype, ragged
+        self._most = most
         self.sizes: dict[Key, int] = {}
         self.spots: dict[Key, Spot] = {}
         self._bases: dict[Key, int] = {}
@@ -107,7 +110,7 @@ class Layout:
         size, rows, steps, lanes = self.dtype.itemsize, self.rows, self.steps, 64 // self.dtype.itemsize
         products = [p for p in plan.phases if isinstance(p, Product) and p.value.operator == "product"]
         work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, *_ in g.partners)
-        parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self.threads, rows)
+        parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self._most, rows)
         chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
         for i, (width, lasting) in enumerate(plan.scratch):
             step = rows * width * size if lasting else 0
@@ -162,22 +165,23 @@ class Layout:
         table += jobs
         table[7:9] = [len(table), len(packs) // PACK]
         table += packs
+        self._table = self.room(WORK, -(-8 * len(table) // size)) % _BASE
         compiled = machine(size)
         table[9:13] = [self.base(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
-        self.work = compiled.work
-        self.jobs = parts, parts, parts if grams else 0
+        self._work = compiled.work
+        self._jobs = parts, parts, parts if grams else 0
         self.parts = parts
-        numbers = np.array(table, np.int64)
-        self._unknown = np.flatnonzero(numbers >= _BASE)  # no address that is known is so large
-        self._which = numbers[self._unknown] // _BASE - 1
-        numbers[self._unknown] %= _BASE
-        self._table = numbers
-        self._offsets = numbers[self._unknown]
+        places = [i for i, entry in enumerate(table) if entry >= _BASE]  # no address that is known is so large
+        pattern = [len(table), len(places), *[entry % _BASE if entry >= _BASE else entry for entry in table]]
+        for i in places:
+            pattern += [i, table[i] // _BASE - 1]
+        self._pattern = array("q", pattern)
+        self._relocate = relocation().relocate
         self._order = list(self._bases)
 
-    def table(self, addresses: Mapping[Key, int]) -> np.ndarray[Any, Any]:
-        """The table with the addresses of the bases in it."""
-        table = self._table.copy()
-        known = np.array([addresses[key] for key in self._order], np.int64)
-        table[self._unknown] = known.take(self._which) + self._offsets
-        return table
+    def run(self, addresses: Mapping[Key, int]) -> None:
+        """Run the kernels, with the addresses of the bases."""
+        bases = array("q", [addresses[key] for key in self._order])
+        table = addresses[WORK] + self._table
+        self._relocate(self._pattern.buffer_info()[0], bases.buffer_info()[0], table)
+        threads.run(self._work, table, self._jobs, self.parts)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     turn_tile: Any = None
 
     def number(table: int, index: int) -> int: ...
+    def write(table: int, index: int, value: int) -> None: ...
 
 
 #: Entries of a table before its places, and of each place.
@@ -314,6 +315,21 @@ def work(table: int, job: int, part: int, parts: int) -> None:
             head = table + 8 * (number(table, 5) + GRAM * i)
             gram(table, head, part, parts, total)
             i += 1 + number(head, 1) + number(head, 0) * (1 + number(head, 1))
+
+
+def relocate(pattern: int, bases: int, table: int) -> None:
+    """Make a table of its pattern: the numbers of entries and of addresses among these; the entries; for each address
+    where it stands, and which base it is to be added to."""
+    entries, addresses = number(pattern, 0), number(pattern, 1)
+    for i in range(entries):
+        write(table, i, number(pattern, 2 + i))
+    for i in range(addresses):
+        where = number(pattern, 2 + entries + 2 * i)
+        write(table, where, number(table, where) + number(bases, number(pattern, 3 + entries + 2 * i)))
+
+
+#: Opens the door to `relocate`.
+relocation = library("relocation", (relocate,), {}, ("relocate",))
 
 
 def _vectors() -> tuple[int, int]:

@@ -108,6 +108,17 @@ def number(typingctx: Any, table: Any, index: Any) -> Any:
 
 
 @intrinsic
+def write(typingctx: Any, table: Any, index: Any, value: Any) -> Any:
+    """Set entry `index` of a table of integers at this address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(builder, args[0], _WORD, args[1]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
 def read_shared(typingctx: Any, address: Any) -> Any:
     """An integer that another thread may be writing."""
 
