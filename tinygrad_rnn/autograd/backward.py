@@ -20,7 +20,7 @@ from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_joint, pull_whole, read_only, summed_to
-from .tape import Node, enable_grad, no_grad, thread, writes
+from .tape import Node, thread, writes
 from .tensor import Tensor, as_tensor
 
 
@@ -160,20 +160,21 @@ def propagate(
     nowhere else; they go on from there only if `through`.
     """
     state = thread.state
-    watchers, anomaly = state.watchers, state.anomaly
-    with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
-        # A tape lists what was asked for, not how gradients were found.
-        state.watchers = watchers if create_graph else ()
-        if anomaly is not None:
-            outer, anomaly.backward = anomaly.backward, True
-        try:
+    enabled, watchers, anomaly = state.enabled, state.watchers, state.anomaly
+    state.enabled = create_graph
+    # A tape lists what was asked for, not how gradients were found.
+    state.watchers = watchers if create_graph else ()
+    if anomaly is not None:
+        outer, anomaly.backward = anomaly.backward, True
+    try:
+        with np.errstate(all="ignore"):
             _propagate(seeds, retain_graph, create_graph, wanted, through)
-        except MemoryError as trouble:
-            raise out_of_memory("backward", trouble, [node for node, _ in seeds]) from None
-        finally:
-            state.watchers = watchers
-            if anomaly is not None:
-                anomaly.backward = outer
+    except MemoryError as trouble:
+        raise out_of_memory("backward", trouble, [node for node, _ in seeds]) from None
+    finally:
+        state.enabled, state.watchers = enabled, watchers
+        if anomaly is not None:
+            anomaly.backward = outer
 
 
 def _propagate(
@@ -243,17 +244,20 @@ def _propagate(
             writes.check(node, saved)
         if op.picks:
             whole = node.parents[0]
-            if leading is None or whole.order in leading:
-                if whole.order not in totals:
-                    nodes[whole.order], totals[whole.order] = whole, {}
-                    heappush(heap, -whole.order)
-                totals[whole.order][node.settings["number"]] = g
+            assert whole is not None and node.settings is not None
+            order = whole.order
+            if leading is None or order in leading:
+                if order not in totals:
+                    nodes[order], totals[order] = whole, {}
+                    heappush(heap, -order)
+                totals[order][node.settings["number"]] = g
         elif op.joint is not None:
             for source, part in pull_joint(node, saved, g, create_graph, anomaly):
                 if source.order in totals or wanted is not None or create_graph or not _settled(source, part):
                     arrive(source, part)
         elif create_graph or not isinstance(op, Elementwise):
-            for source, part in pull_whole(node, saved, g if create_graph else Tensor(g), create_graph, anomaly, leading):
+            g = g if create_graph else Tensor(g)
+            for source, part in pull_whole(node, saved, g, create_graph, anomaly, leading):
                 arrive(source, part)
         else:
             for i, pull in op.pulls(node.wanted):

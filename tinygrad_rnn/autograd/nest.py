@@ -17,6 +17,8 @@ def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
     Leaves of dictionaries go in the order of the keys, sorted.
     """
     first = nests[0]
+    if len(nests) == 1 and (type(first) is tuple or type(first) is list):  # states at each call: in one go
+        return type(first)([function(p) if _is_leaf(p) else map_nest(function, p) for p in first])
     if isinstance(first, dict):
         return {key: map_nest(function, *[nest[key] for nest in nests]) for key in sorted(first)}
     if not isinstance(first, (tuple, list)):
@@ -25,6 +27,10 @@ def map_nest(function: Callable[..., Any], *nests: Any) -> Any:
         raise ShapeError("nests of different structure", expected=skeleton(first), got=skeleton(nests[-1]))
     parts = [map_nest(function, *group) for group in zip(*nests)]
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+
+
+def _is_leaf(part: Any) -> bool:
+    return part is not None and not isinstance(part, (tuple, list, dict))
 
 
 def leaves(nest: Any) -> list[Any]:

@@ -31,7 +31,7 @@ class Source(NamedTuple):
     Attributes:
         known: keeps what the step became, for when `key` is the same again; None where nothing is kept.
         key: all that the step can depend on, but
-        tensors: these, and
+        tensors: these (the same list only where their arrays are the same too), and
         keys: these of random ops, both by their places.
         listed: whether to keep what `explain` shows.
     """

@@ -13,7 +13,7 @@ from .build import Program
 from .homes import Homes
 from .layout import SAVED, WORK, Gram, Layout
 from .outside import Bound, Fixtures
-from .plan import Plan
+from .plan import Key, Plan
 
 
 class Strides(NamedTuple):
@@ -33,6 +33,25 @@ class Strides(NamedTuple):
             layout.same(("vector", i), layout.base(("vector", i)))
 
 
+class Taken:
+    """What runs take from outside, as long as it is the same: `tensors` are those of `Source`."""
+
+    def __init__(self, tensors: Sequence[Any], fixtures: Fixtures, bound: Bound) -> None:
+        self.tensors, self.fixtures, self.bound = tensors, fixtures, bound
+        inside = {id(t) for t in tensors}
+        self._others = [t for t in fixtures.taken if id(t) not in inside]
+        self._arrays, self._other_arrays = [t._array for t in tensors], [t._array for t in self._others]
+
+    def hold(self, tensors: Sequence[Any]) -> bool:
+        """Whether it is what a run of these tensors takes."""
+        if tensors is not self.tensors:
+            if not all(map(operator.is_, tensors, self.tensors)):
+                return False
+            if not all(map(operator.is_, [t._array for t in tensors], self._arrays)):
+                return False
+        return all(map(operator.is_, [t._array for t in self._others], self._other_arrays))
+
+
 class Compiled:
     """A program and its kernels, and how its memory is laid out for each size of run."""
 
@@ -42,6 +61,9 @@ class Compiled:
         #: For each output the part of the carry that it is, or None; and the parts that are outputs.
         self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
         self.shown = {i for i in self.carried if i is not None}
+        #: For each array that is returned over time its name, how many steps it has before the first, and its width.
+        self.outputs: list[tuple[Key, int, int]] = [(("state", i), 1, program.next[i].width) for i in self.shown]
+        self.outputs += [(("y", i), 0, y.width) for i, y in enumerate(program.ys) if self.carried[i] is None]
         low = program.low
         self.homes = Homes(program)
         #: For each sum over rows, its columns among all of them, which lie side by side.
@@ -50,27 +72,20 @@ class Compiled:
         for i in sorted(program.used_sums) if program.backward is not None else ():
             self.spans[i] = end, end + low.sums[i].width
             end += low.sums[i].width
-        self._bound: Bound | None = None
-        self._fixtures: Fixtures | None = None
+        self._kept: Taken | None = None
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}
 
-    def fixtures(self, tensors: Sequence[Any]) -> Fixtures:
+    def taken(self, tensors: Sequence[Any]) -> tuple[Fixtures, Bound]:
         """What a run takes from outside, of these tensors of `Source`."""
-        known = self._fixtures
-        if known is not None and all(map(operator.is_, known.tensors, tensors)):
-            return known.again()
-        found = Fixtures(self.program.low, tensors, self.homes.outer)
-        if all(t.node is None or t.node.op is None for t in tensors):  # or what they are made of would live on here
-            self._fixtures = found
-        return found
-
-    def bound(self, fixtures: Fixtures) -> Bound:
-        """The matrices and vectors of a run."""
-        found = Bound.of(fixtures, self._bound)
-        if found is not self._bound and self.homes.complete and found.lasting:
-            self._bound = found
-        return found
+        kept = self._kept  # once, as another thread may put another there
+        if kept is not None and kept.hold(tensors):
+            return kept.fixtures.again(), kept.bound
+        fixtures = Fixtures(self.program.low, tensors, self.homes.outer)
+        bound = Bound.of(fixtures)
+        named = all(t.node is None or t.node.op is None for t in tensors)  # or what they are made of would live on here
+        self._kept = Taken(tensors, fixtures, bound) if named and self.homes.complete and bound.lasting else None
+        return fixtures, bound
 
     def layout(self, way: str, *key: Any) -> Layout:
         """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""

@@ -24,6 +24,9 @@ from .layout import LIVE, SAVED, WORK, Layout
 from .plan import Key
 from .ragged import Ragged
 
+#: What a run without random numbers has drawn.
+_NONE = Draws()
+
 
 def run(
     compiled: Compiled,
@@ -55,7 +58,7 @@ class _Run:
         self.start: Any
         self.end: Any
         self.start, self.end = (0, ends) if self.forwards else (ends, 0)
-        self.fixtures = compiled.fixtures(source.tensors)
+        self.fixtures, self.bound = compiled.taken(source.tensors)
         self.outer = self.fixtures.outer
         self._take(self.inputs[len(compiled.program.next) :])
 
@@ -80,8 +83,8 @@ class _Run:
             self.made["state", i] if i in shown else block.array(*layout.spots["carry", i], program.dtype)
             for i in range(len(program.next))
         ]
-        self.draws = Draws()
-        if program.low.masks or program.draws:
+        self.draws = Draws() if program.low.masks or program.draws else _NONE
+        if self.draws is not _NONE:
             self._draw(layout, block)
         for state, part in zip(states, self.inputs):
             state[self.start] = self._sorted(part._array.reshape(program.rows, -1), 0)
@@ -95,8 +98,7 @@ class _Run:
             arrays.append(y if y.dtype is program.y_dtypes[i] else y.astype(program.y_dtypes[i]))
         flows = [*program.flows, *program.ys_flow]
         if keep and any(flows):
-            constants = [t._array for t in self.fixtures.taken if not t._requires_grad]
-            self.read, self.end_of_run = [*self.made.values(), *constants], tick()
+            self.read, self.end_of_run = [*self.made.values(), *self.fixtures.constants], tick()
             self.ys = arrays[len(program.next) :]
             held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
             tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.fixtures.taken)
@@ -123,14 +125,11 @@ class _Run:
 
     def _outputs(self) -> dict[Key, Any]:
         """Memory for what is returned: states that are outputs, with the one before the first, and other outputs."""
-        program, shape = self.compiled.program, (self.steps, self.compiled.program.rows)
-        made: dict[Key, Any] = {}
-        for i in self.compiled.shown:
-            made["state", i] = empty((shape[0] + 1, shape[1], program.next[i].width), program.dtype)
-        for i, (value, carry) in enumerate(zip(program.ys, self.compiled.carried)):
-            if carry is None:
-                made["y", i] = empty((*shape, value.width), program.dtype)
-        return made
+        steps, program = self.steps, self.compiled.program
+        return {
+            key: empty((steps + before, program.rows, width), program.dtype)
+            for key, before, width in self.compiled.outputs
+        }
 
     def __repr__(self) -> str:
         return "scan"
@@ -140,10 +139,10 @@ class _Run:
         low, rows = self.compiled.program.low, self.compiled.program.rows
         self.given: dict[Key, Any] = {}
         strides = []
-        for i, x in enumerate(inputs):  # one without a batch is left aside by the step
-            array = self.given["x", i] = self._over_time(x._array) if x._array.ndim > 1 else np.zeros((1, 1, 1), low.dtype)
+        for i, x in enumerate(inputs):
+            aside = x._array.ndim <= 1  # without a batch: no kernel reads it
+            array = self.given["x", i] = np.zeros((1, 1, 1), low.dtype) if aside else self._over_time(x._array)
             strides.append(array.strides[:2])
-        self.bound = self.compiled.bound(self.fixtures)
         for i, n in enumerate(low.per_row):
             self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
         by_row = tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))])
@@ -192,7 +191,7 @@ class _Run:
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
         more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}
         homes = self.compiled.homes
-        outer = homes.begun()
+        outer, spots = homes.begun()
         found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in homes.grams.items()}
         more |= found
 
@@ -204,8 +203,6 @@ class _Run:
         for i, carry in carries.items():
             g = arrived[i]
             carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
-        addresses = [address_of(array) for array in outer] if homes.spots else []
-        spots = {key: addresses[s.outer] + s.offset for key, s in homes.spots.items()}
         self._go(layout, work, more, spots, not self.forwards)
         made: list[Any] = []
         for i in range(count):
@@ -213,7 +210,9 @@ class _Run:
             made.append(Tensor(self._unsorted(carries[i][self.start], self.inputs[i]._array)) if wanted else None)
         for g, x in zip(xs, leaves(self.x_nest)):
             g = g if g is None or self.ragged is None else self.ragged.whole(g)
-            made.append(None if g is None else Tensor(g.reshape(x.shape).astype(x.dtype, copy=False)))
+            if g is not None and (g.shape != x.shape or g.dtype is not x.dtype):
+                g = g.reshape(x.shape).astype(x.dtype, copy=False)
+            made.append(None if g is None else Tensor(g))
         every = spot(("sums", 0))
         every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
         for i, (start, stop) in self.compiled.spans.items():

@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd.backward import grad_up_to
 from ..autograd.tape import root_of
 from ..autograd.tensor import Tensor
-from ..kernels.memory import empty, zeros
+from ..kernels.memory import address_of, empty, zeros
 from .build import Program
 from .forms import Recipe, Total
 from .outside import Fixtures, Totals
@@ -56,8 +56,8 @@ class Homes:
             if root in self.outer and _is_view(part, low.fixtures[root].shape):
                 self._homes[n] = Home(self.outer.index(root), part)
         self.complete = len(self._homes) == len(program.of_fixtures)
-        #: For each tensor whether nothing of its gradient is written twice; and whether it begins as zeros, as something
-        #: is, or is not written at all.
+        #: For each tensor whether nothing of its gradient is written twice; and whether it begins as zeros: where
+        #: something is, or is not written at all.
         self._once, self._from_zero = [], []
         for i, (shape, _) in enumerate(self._likes):
             parts = [home.part for home in self._homes.values() if home.outer == i]
@@ -85,12 +85,18 @@ class Homes:
                 self._direct[n] = key
                 del self.grams[key]
         #: Whether what is written in place is read too: by a total that is made of it, or for another fixture.
-        others = [self._keys.get(n) for n in program.of_fixtures if n not in self._direct]
-        self._read = any(key is None or key in self.spots for key in others)
+        self._others = [
+            (n, total, self._keys.get(n), self._homes.get(n))
+            for n, total in program.of_fixtures.items()
+            if n not in self._direct
+        ]
+        self._read = any(key is None or key in self.spots for _, _, key, _ in self._others)
+        self._written = {home.outer for home in self._homes.values()}
 
     def _traced(self, n: int) -> tuple[int, Callable[[Any], Any]]:
         """The fixture that one may be a view of (-1 for none), and how."""
-        views, made = [], self.program.low.fixtures[n]
+        views: list[Recipe] = []
+        made = self.program.low.fixtures[n]
         while isinstance(made, Recipe):
             if getattr(made.op, "name", None) not in _VIEWS:
                 return -1, lambda array: array
@@ -110,21 +116,17 @@ class Homes:
         """The bytes of a row where a gram is written."""
         return self.spots[key].row if key in self.spots else self.grams[key][1] * self.dtype.itemsize
 
-    def begun(self) -> list[Any]:
-        """Memory for the gradient of each tensor, for `grams` to be written into."""
-        return [zeros(*like) if filled else empty(*like) for filled, like in zip(self._from_zero, self._likes)]
+    def begun(self) -> tuple[list[Any], dict[Key, int]]:
+        """Memory for the gradient of each tensor, and the addresses in it of the grams that are written in place."""
+        arrays = [zeros(*like) if filled else empty(*like) for filled, like in zip(self._from_zero, self._likes)]
+        return arrays, {key: address_of(arrays[spot.outer]) + spot.offset for key, spot in self.spots.items()}
 
     def filled(self, arrays: list[Any], fixtures: Fixtures, found: dict[Key, Any]) -> list[Any]:
         """The gradients: `arrays` as `begun`, with what is not there of the sums and grams `found`; None for none."""
         if self._read:
             found |= {key: self._homes[n].part(arrays[self._homes[n].outer]) for n, key in self._direct.items()}
-        totals, seeds, written = Totals(fixtures, found), [], set()
-        for n, total in self.program.of_fixtures.items():
-            key, home = self._keys.get(n), self._homes.get(n)
-            if home is not None:
-                written.add(home.outer)
-            if n in self._direct:
-                continue
+        totals, seeds = Totals(fixtures, found), []
+        for n, total, key, home in self._others:
             g = found[key] if key in found else totals.of(total)
             if home is None:
                 seeds.append((fixtures[n], g))
@@ -134,7 +136,7 @@ class Homes:
                 part[...] = g.reshape(part.shape)
             else:
                 part += g.reshape(part.shape)
-        made = [array if i in written else None for i, array in enumerate(arrays)]
+        made = [array if i in self._written else None for i, array in enumerate(arrays)]
         if seeds:
             starts = [Tensor(np.asarray(g).reshape(t.shape).astype(t.dtype)) for t, g in seeds]
             more = grad_up_to([t for t, _ in seeds], fixtures.outer, starts, create_graph=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ class Fixtures:
     Attributes:
         taken: those that are tensors of others, and not made of them here.
         outer: those of the numbers given.
+        constants: the arrays of those among `taken` that want no gradient.
     """
 
     def __init__(self, low: Lowering, tensors: Sequence[Any], outer: Sequence[int]) -> None:
@@ -34,6 +34,7 @@ class Fixtures:
         self._known = dict(self._given)
         self.taken = list(self._given.values())
         self.outer = [self._given[n] for n in outer]
+        self.constants = [t._array for t in self.taken if not t._requires_grad]
 
     def again(self) -> Fixtures:
         """The same, nothing computed yet."""
@@ -61,12 +62,9 @@ class Bound(NamedTuple):
     strides: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, fixtures: Fixtures, known: Bound | None) -> Bound:
-        """Those of the fixtures: what is known already, where the arrays are still the same."""
-        sources = [t._array for t in fixtures.taken]
-        if known is not None and all(map(operator.is_, known.sources, sources)):
-            return known
-        low = fixtures.low
+    def of(cls, fixtures: Fixtures) -> Bound:
+        """Those of the fixtures."""
+        sources, low = [t._array for t in fixtures.taken], fixtures.low
         given: dict[Key, Any] = {}
         for i, n in enumerate(low.matrices):
             matrix = fixtures[n]._array

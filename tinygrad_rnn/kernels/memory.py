@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 #: Arrays below this many bytes come from NumPy, which keeps small ones itself.
-SMALL = 1 << 16
+SMALL = 1 << 17
 
 #: How many bytes may lie unused.
 LIMIT = 1 << 29

@@ -108,7 +108,7 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
 
     builder.position_at_end(loop)
     places = [builder.phi(_WORD) for _ in strides]
-    k, along_a, *along_b = places
+    along_a, *along_b = places[1:]
     sums = [[builder.phi(v.kind) for _ in range(width)] for _ in range(count)]
     factors = [v.load(place, i * step) for panel, place in zip(panels, along_b) for i in range(len(panel))]
     for line in range(0, width * step if count > 1 else 0, 64):  # one row is done before what is asked for is there

@@ -117,7 +117,7 @@ class Cell(Module):
     def check_features(self, x: Tensor) -> None:
         """Raise ShapeError where x (..., I) has another number of features than the cell's `input_size`, if it has."""
         size = getattr(self, "input_size", None)
-        if size is not None and x.shape[-1] != size:
+        if size is not None and x._array.shape[-1] != size:
             raise ShapeError(
                 f"{self.title}: the number of features differs", expected=f"x (..., {size})", got=f"x {x.shape}"
             )
@@ -145,7 +145,7 @@ class Fingerprint:
 
     def __init__(self, module: Any) -> None:
         found = _Found()
-        self.module, self.key, self.tensors = module, found.described(module), found.tensors
+        self.module, self.key, self.tensors = module, _Hashed(found.described(module)), found.tensors
         self._names, self._values = [*vars(module)], [*vars(module).values()]
         self._arrays, self._needs = [t._array for t in self.tensors], [t._requires_grad for t in self.tensors]
         #: Whether all that it holds is seen at a glance, and nothing is drawn when a sequence starts.
@@ -163,6 +163,21 @@ class Fingerprint:
             and all(map(operator.is_, [t._array for t in self.tensors], self._arrays))
             and [t._requires_grad for t in self.tensors] == self._needs
         )
+
+
+class _Hashed:
+    """A key whose hash is computed once."""
+
+    __slots__ = ("_hash", "_key")
+
+    def __init__(self, key: Any) -> None:
+        self._key, self._hash = key, hash(key)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Hashed) and self._key == other._key)
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 _ATOMS = frozenset({bool, int, float, str})

@@ -160,11 +160,12 @@ class Recurrent(OverTime):
         return Place(self.cell.title, self.layer, self.reverse)
 
     def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
-        known, keys, place = self._fingerprint, (), self.place
+        known, place = self._fingerprint, self.place
+        keys: Sequence[Any] = ()
         if known is None or not known.holds(self.cell):
             with Draws() as draws:
                 cell = self.cell.for_sequence()
-            known, keys = Fingerprint(cell), tuple(draws.keys)
+            known, keys = Fingerprint(cell), draws.keys
             self._fingerprint = known if cell is self.cell else None
         cell = known.module
 

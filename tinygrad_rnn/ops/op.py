@@ -243,9 +243,11 @@ class Op:
         """The settings in their canonical form; raises where they do not fit the arrays."""
         return settings
 
-    #: Of an op with several outputs, in the place of vjps: (node, saved, gradients that arrived by output, create_graph)
-    #: -> the gradients of all inputs, None for none. And whether the op is one of those outputs, its `number`-th.
+    #: Of an op with several outputs, in the place of vjps: (node, saved, the gradients that arrived by output,
+    #: create_graph) -> the gradients of all inputs, None for none.
     joint: Callable[[Any, tuple[Any, ...], dict[int, Any], bool], list[Any]] | None = None
+
+    #: Whether the op is one output of such, that of its `number`.
     picks = False
 
     #: How an output-shaped tensor is shown to the vjps, where not as it is: (tensor, settings, shape of the input).
