@@ -40,9 +40,9 @@ HEAD, PLACE = 16, 5
 #: Entries of a phase, a gram and a pack.
 PHASE, GRAM, PACK = 8, 2, 10
 #: Steps of the inner axis that a gram takes at a time.
-BLOCK = 256
+BLOCK = 192
 #: Columns of its left side that it gathers at a time.
-WIDE = 32
+WIDE = 128
 
 
 def address(table: int, place: int, step: int, within: int, row: int, part: int) -> int:

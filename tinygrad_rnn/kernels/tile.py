@@ -104,6 +104,11 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
 
     builder.position_at_end(held)
     before = [[v.load(row, j * step, masks[j]) for j in range(width)] for row in of_c]
+    if count > 1:  # what the tile below will be added onto, which may be far away by now
+        below = builder.mul(c_row, _WORD(count))
+        for row in of_c:
+            for line in range(0, width * step, 64):
+                v.prefetch(builder.add(row, below), line)
     builder.branch(loop)
 
     builder.position_at_end(loop)
