@@ -43,6 +43,10 @@ class Source(NamedTuple):
     listed: bool = False
 
 
+#: A one at each step and in each row: the left side of a sum.
+ONES: Key = ("ones", 0)
+
+
 class Program:
     """What a step does, for one kind of carry, x and gradient.
 
@@ -66,6 +70,8 @@ class Program:
         carry_gradients, x_gradients: of one step; `of_fixtures` for fixtures (by number) their total.
         unused: parts of the carry that no step takes.
         gram_places: for each gram, where its sides lie: a key, and an offset.
+        used_grams, used_sums: the grams and sums that gradients are made of. Of the latter, `beside` has those that are
+            of the right side of a gram, and which: they are sums of its products with ones.
     """
 
     def __init__(
@@ -250,6 +256,9 @@ class Program:
         wanted = [Wanted(v, ("next", i)) for i, v in enumerate(self.carry_gradients) if v is not None]
         wanted += [Wanted(v, ("dx", i)) for i, v in enumerate(self.x_gradients) if v is not None]
         self._trim_totals()
+        rights = {low.grams[i][1].number: i for i in self.used_grams}
+        self.beside = {i: rights[low.sums[i].number] for i in self.used_sums if low.sums[i].number in rights}
+        self.used_sums -= self.beside.keys()
         wanted += [Wanted(v, ("sum", i), True) for i, v in enumerate(low.sums) if i in self.used_sums]
         given: dict[int, Key] = {}
         carried = []
@@ -271,9 +280,10 @@ class Program:
         self._place_grams(wanted, given, became)
         self.times = {key: v.width for v, key, _ in wanted if key[0] == "time"}
         self.backward = Plan(step, given, wanted, carried, str(self.dtype), "backward")
-        for places in self.gram_places.values():
-            for key, offset in places:
-                self.backward.place(key, offset)
+        for key, offset in [place for places in self.gram_places.values() for place in places]:
+            self.backward.place(key, offset)
+        if self.beside:
+            self.backward.place(ONES)
 
     def _merged(
         self, wanted: list[Wanted], more: list[Value], given: dict[int, Key], carried: list[Value]

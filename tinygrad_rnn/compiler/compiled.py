@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .. import settings
 from ..kernels import jit
 from ..kernels.machine import HEAD, PLACE
-from .build import Program
+from .build import ONES, Program
 from .homes import Homes
 from .layout import SAVED, WORK, Gram, Layout
 from .outside import Bound, Fixtures
@@ -196,5 +196,12 @@ class Compiled:
                 same = [Gram(left_place, left.width, [])]
                 grams += same
             same[0].partners.append((right_place, right.width, ("gram", i), self.homes.row(("gram", i))))
+        ones = Gram((ONES, 0), 1, [])
+        for i, gram_number in program.beside.items():
+            place, sums = program.gram_places[gram_number][1], ("sum", i)
+            ones.partners.append((place, low.sums[i].width, sums, self.homes.row(sums)))
+        if program.beside:
+            layout.same(ONES, layout.base(ONES))
+            grams.append(ones)
         assert program.backward is not None
         return self._sealed(layout, program.backward, strides[1], grams)

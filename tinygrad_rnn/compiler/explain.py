@@ -150,5 +150,5 @@ def _sums(program: Program, names: dict[str, str]) -> Iterator[str]:
     for i in program.used_grams:
         left, right = low.grams[i]
         yield f"sum of {left.name}.T @ {right.name}".ljust(34) + f" ({left.width}, {right.width})"
-    for i in sorted(program.used_sums):
+    for i in sorted({*program.used_sums, *program.beside}):
         yield f"sum of {low.sums[i].name}".ljust(34) + f" ({low.sums[i].width},)"

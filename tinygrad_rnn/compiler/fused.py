@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +19,14 @@ from ..kernels.draw import gumbels, masks
 from ..kernels.memory import Block, address_of, empty
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
-from .build import Source
+from .build import ONES, Source
 from .compiled import Compiled
 from .layout import LIVE, SAVED, WORK, Layout
 from .plan import Key
 from .ragged import Ragged
+
+#: The one that sums are products with.
+_ONES = {char: np.ones(1, char) for char in "fd"}
 
 #: What a run without random numbers has drawn.
 _NONE = Draws()
@@ -192,13 +196,16 @@ class _Run:
         more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}
         homes = self.compiled.homes
         outer, spots = homes.begun()
+        if program.beside:
+            more[ONES] = _ONES[dtype.char]
         found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in homes.grams.items()}
         more |= found
 
         def spot(key: Key) -> Any:
             return work.array(*layout.spots[key], dtype)
 
-        spot(("zeros", 0))[...] = 0
+        if math.prod(layout.spots["zeros", 0].shape):
+            spot(("zeros", 0))[...] = 0
         carries = {i: spot(("carry", i)) for i, flow in enumerate(program.flows) if flow}
         for i, carry in carries.items():
             g = arrived[i]
@@ -213,10 +220,11 @@ class _Run:
             if g is not None and (g.shape != x.shape or g.dtype is not x.dtype):
                 g = g.reshape(x.shape).astype(x.dtype, copy=False)
             made.append(None if g is None else Tensor(g))
-        every = spot(("sums", 0))
-        every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
-        for i, (start, stop) in self.compiled.spans.items():
-            found["sum", i] = every[start:stop]
+        if self.compiled.spans:
+            every = spot(("sums", 0))
+            every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
+            for i, (start, stop) in self.compiled.spans.items():
+                found["sum", i] = every[start:stop]
         return made + homes.filled(outer, self.fixtures, found)
 
     def again(

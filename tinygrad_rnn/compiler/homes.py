@@ -42,7 +42,7 @@ class Homes:
         outer: the numbers of those tensors among the fixtures.
         complete: whether each fixture that a gradient goes to is one of those tensors, or a view of one.
         spots: grams that are written in place.
-        grams: the shapes of those that are not.
+        grams: the shapes of those that are not. Sums beside a gram are among both.
     """
 
     def __init__(self, program: Program) -> None:
@@ -70,16 +70,18 @@ class Homes:
         self._keys: dict[int, Key] = {n: key for n, key in totals.items() if not isinstance(key, Recipe)}
         self.spots: dict[Key, Spot] = {}
         self._direct: dict[int, Key] = {}
-        self.grams: dict[Key, tuple[int, int]] = {}
+        self.grams: dict[Key, tuple[int, ...]] = {}
         for i in program.used_grams if program.backward is not None else ():
             self.grams["gram", i] = low.grams[i][0].width, low.grams[i][1].width
+        for i in program.beside if program.backward is not None else ():
+            self.grams["sum", i] = (low.sums[i].width,)
         for n, home in self._homes.items():
             key, (shape, dtype) = self._keys.get(n), self._likes[home.outer]
             if key not in self.grams or dtype != self.dtype or not self._once[home.outer]:
                 continue
             whole = np.empty(shape, dtype)
             part = home.part(whole)
-            if part.shape == self.grams[key] and part.strides[1] == dtype.itemsize:
+            if part.shape == self.grams[key] and part.strides[-1] == dtype.itemsize:
                 offset = part.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
                 self.spots[key] = Spot(home.outer, offset, part.strides[0])
                 self._direct[n] = key
@@ -114,7 +116,7 @@ class Homes:
 
     def row(self, key: Key) -> int:
         """The bytes of a row where a gram is written."""
-        return self.spots[key].row if key in self.spots else self.grams[key][1] * self.dtype.itemsize
+        return self.spots[key].row if key in self.spots else self.grams[key][-1] * self.dtype.itemsize
 
     def begun(self) -> tuple[list[Any], dict[Key, int]]:
         """Memory for the gradient of each tensor, and the addresses in it of the grams that are written in place."""

@@ -273,12 +273,12 @@ def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
             last = min((part + 1) * each, a_columns)
             for column in range(part * each, last, WIDE):
                 wide = min(WIDE, last - column)
-                gathered(table, a_place, step, row, count, column, wide, WIDE, tile)
+                gathered(table, a_place, step, row, count, column, wide, wide, tile)
                 place = panels
                 for i in range(partners):
                     columns = number(job + 8 * GRAM * (i + 1), 1)
                     c, c_row = number(entry + 8 * GRAM * (i + 1), 0), number(entry + 8 * GRAM * (i + 1), 1)
-                    call(number(table, 12), wide, columns, tile, SIZE, WIDE * SIZE, place, count, c + column * c_row,
+                    call(number(table, 12), wide, columns, tile, SIZE, wide * SIZE, place, count, c + column * c_row,
                          c_row, done, 0)  # fmt: skip
                     place += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
             entry += 8 * GRAM * (1 + partners)
