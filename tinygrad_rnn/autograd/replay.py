@@ -52,6 +52,10 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     return like(made, iter(joined(run, tensors, [y._array for y in outputs], [y._requires_grad for y in outputs])))
 
 
+#: What a node of several outputs has in the place of one.
+_STAND_IN = {dtype: np.zeros((), dtype) for dtype in (FLOAT32, FLOAT64)}
+
+
 def joined(
     run: Any,
     tensors: Sequence[Tensor],
@@ -77,7 +81,7 @@ def joined(
         return [Tensor(array) for array in arrays]
     state = thread.state
     saved = (tuple([t._array for t in tensors]), *held)
-    first = np.zeros((), arrays[flows.index(True)].dtype)
+    first = _STAND_IN[arrays[flows.index(True)].dtype]
     parents = tuple([t.node for t in tensors])
     node = Node(_replay, parents, wanted, saved, {"run": run, "count": len(arrays)}, first, state.place)
     for watcher in state.watchers:

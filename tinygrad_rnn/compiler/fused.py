@@ -187,13 +187,20 @@ class _Run:
         program = self.compiled.program
         dtype, steps, rows = program.dtype, self.steps, program.rows
         count = len(program.next)
-        given = {i: self._over_time(g._array) for i, g in enumerate(arrived[count:]) if g is not None}
-        kinds = tuple([given[i].strides[:2] if i in given else None for i in range(len(program.ys))])
-        layout = self.compiled.layout("backward", steps, self.ragged is not None, self.forwards, self.strides, kinds)
+        more, kinds = {}, []
+        for i, g in enumerate(arrived[count:]):
+            if g is not None:
+                more["dy", i] = self._over_time(g._array)
+            kinds.append(None if g is None else more["dy", i].strides[:2])
+        layout = self.compiled.layout(
+            "backward", steps, self.ragged is not None, self.forwards, self.strides, tuple(kinds)
+        )
         threads.ready(layout.parts)
-        work, more = Block(layout.sizes.get(WORK, 0)), {("dy", i): g for i, g in given.items()}
+        work = Block(layout.sizes.get(WORK, 0))
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
-        more |= {("dx", i): dx for i, dx in enumerate(xs) if dx is not None}
+        for i, dx in enumerate(xs):
+            if dx is not None:
+                more["dx", i] = dx
         homes = self.compiled.homes
         outer, spots = homes.begun()
         if program.beside:
@@ -215,9 +222,9 @@ class _Run:
         for i in range(count):
             wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused
             made.append(Tensor(self._unsorted(carries[i][self.start], self.inputs[i]._array)) if wanted else None)
-        for g, x in zip(xs, leaves(self.x_nest)):
+        for g, x in zip(xs, self.inputs[count:]):
             g = g if g is None or self.ragged is None else self.ragged.whole(g)
-            if g is not None and (g.shape != x.shape or g.dtype is not x.dtype):
+            if g is not None and (g.shape != x._array.shape or g.dtype is not x._array.dtype):
                 g = g.reshape(x.shape).astype(x.dtype, copy=False)
             made.append(None if g is None else Tensor(g))
         if self.compiled.spans:

@@ -49,7 +49,7 @@ _HEADER, _BY_ADDRESS = (
         "from tinygrad_rnn.kernels.pointers import (\n"
         "    add_shared, array_at, call, load, number, read_shared, replace_shared, store, summed, write,\n"
         "    write_shared)\n"
-        "from tinygrad_rnn.kernels.tile import PANEL, WIDEST, multiply_tile, turn_tile",
+        "from tinygrad_rnn.kernels.tile import PANEL, WIDEST, move, multiply_tile, turn_tile",
     ),
 )
 

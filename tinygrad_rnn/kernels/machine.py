@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     call: Any = None
     like: Any = None
     load: Any = None
+    move: Any = None
     multiply_tile: Any = None
     store: Any = None
     turn_tile: Any = None
@@ -187,14 +188,17 @@ def drive(table: int, part: int, first: int, last: int) -> None:
 
 
 def pack(source: int, row: int, column: int, inner: int, width: int, target: int, along: int) -> None:
-    """Columns of a matrix (inner, width), row after row in whole vectors, `along` bytes from one row to the next."""
-    padded = (width + LANES - 1) // LANES * LANES
+    """Columns of a matrix (inner, width), row after row in whole vectors, `along` bytes from one row to the next.
+
+    What fills the last vector is anything.
+    """
     if column == SIZE:
+        whole = width // LANES * LANES
         for _ in range(inner):
-            for j in range(width):
+            for j in range(0, whole, LANES):
+                move(KIND, LANES, source + j * SIZE, target + j * SIZE)
+            for j in range(whole, width):
                 store(load(KIND, source, j, 0, 2), target, j, 1, 2)
-            for j in range(width, padded):
-                store(KIND, target, j, 1, 2)
             source += row
             target += along
     else:

@@ -177,6 +177,21 @@ def multiply_tile(
 
 
 @intrinsic(prefer_literal=True)
+def move(typingctx: Any, kind: Any, lanes: Any, source: Any, target: Any) -> Any:
+    """Copy one vector from one address to another."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    scalar, size = _KINDS[kind]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = _Vectors(builder, scalar, size, lanes.literal_value)
+        v.store(v.load(args[2], 0), args[3], 0)
+        return context.get_dummy_value()
+
+    return types.void(kind, lanes, types.intp, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
 def turn_tile(
     typingctx: Any, kind: Any, lanes: Any,
     source: Any, source_row: Any, rows: Any, columns: Any, target: Any, target_row: Any,

@@ -50,9 +50,10 @@ class Cell(Module):
 
     def zeros(self, batch_size: int, n: int) -> Tensor:
         """State of shape (batch_size, n), zero, in the parameters' dtype."""
-        first = next((part for part in vars(self).values() if isinstance(part, Parameter)), None)
-        if first is None:
-            first = next(self.parameters(), None)
+        for part in vars(self).values():  # at each call of a layer: the first is mostly near
+            if isinstance(part, Parameter):
+                return zeros(batch_size, n, dtype=part._array.dtype)
+        first = next(self.parameters(), None)
         return zeros(batch_size, n, dtype=first.dtype if first is not None else None)
 
     def seen(self, hidden: Any) -> Any:

@@ -45,7 +45,7 @@ class OverTime(Module):
 
     def forward(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
         x, name = as_tensor(x), type(self).__name__
-        state = attached(state, name)
+        state = None if state is None else attached(state, name)
         if x.ndim not in (2, 3):
             raise ShapeError(
                 f"{name}: x is a sequence",
