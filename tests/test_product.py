@@ -42,6 +42,21 @@ def test_every_layout(size, dtype, threads):
     assert multiplied(a, b) is not None and multiplied(np.asfortranarray(a), b) is not None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [1, 15, 16, 47, 96, 97, 144, 145, 192, 193, 240, 300])
+def test_single_rows_at_every_step(columns, dtype):
+    """Of one row, any number of panels is multiplied at once, and every second step goes through them backwards."""
+    rng = np.random.default_rng(0)
+    u, x = (rng.standard_normal(shape).astype(dtype) for shape in ((columns, columns), (6, 1, columns)))
+    u *= 0.5 / columns**0.5
+    weight = tg.tensor(u)
+    found = tg.scan(lambda h, x: (h @ weight + x,) * 2, tg.zeros(1, columns, dtype=dtype), tg.tensor(x), engine="fused")
+    h = np.zeros((1, columns))
+    for t in range(6):
+        h = h @ u.astype(np.float64) + x[t]
+        assert np.abs(found[1].numpy()[t] - h).max() <= (1e-5 if dtype == "float32" else 1e-13) * np.abs(h).max()
+
+
 @pytest.mark.parametrize("vectors", [(32, 4), (16, 8), (16, 4)], ids=["256 bits", "128 bits, 8 rows", "128 bits"])
 def test_machines_with_other_vectors(vectors, monkeypatch):
     """Registers as others have them: products, and a fused layer with all its gradients."""

@@ -253,7 +253,7 @@ def _propagate(
                 totals[order][node.settings["number"]] = g
         elif op.joint is not None:
             for source, part in pull_joint(node, saved, g, create_graph, anomaly):
-                if source.order in totals or wanted is not None or create_graph or not _settled(source, part):
+                if wanted is not None or create_graph or not _settled(source, part):
                     arrive(source, part)
         elif create_graph or not isinstance(op, Elementwise):
             g = g if create_graph else Tensor(g)
