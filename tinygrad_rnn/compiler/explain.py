@@ -137,7 +137,8 @@ def _plan(plan: Plan, names: dict[str, str]) -> Iterator[str]:
 
 
 def _key(plan: Plan, place: int) -> str:
-    return "{} {}".format(*plan.places[place][0])
+    (kind, number), offset = plan.places[place]
+    return f"{kind} {number}" + (f"[{offset}:]" if offset else "")
 
 
 def _place(plan: Plan, value: Value) -> str:

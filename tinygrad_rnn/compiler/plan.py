@@ -109,8 +109,8 @@ class Plan:
         ]
         late = {value.number for value in reachable(behind, self.given)}
 
-        def put(value: Value, key: Key, at: When, add: bool = False) -> None:
-            place = self.place(key)
+        def put(value: Value, key: Key, at: When, add: bool = False, offset: int = 0) -> None:
+            place = self.place(key, offset)
             written.add(place)
             stores.setdefault(at, []).append(Store(value, At(place), add))
             if not add:
@@ -120,6 +120,11 @@ class Plan:
         for value, key, add in wanted:
             if value.operator in PHASES and not add and value.number not in direct and value.number not in self.given:
                 direct[value.number] = key
+            elif value.operator == "join" and key[0] == "time":  # each part when it is made, to be read there
+                for part, offset in zip(value.operands, value.setting):
+                    put(part, key, due(part), offset=offset)
+                at = due(value)
+                self._located.setdefault(value.number, []).append(((at[0], at[1] + 0.5), At(self.place(key))))
             else:
                 put(value, key, due(value), add)
         for value in kept_too:
