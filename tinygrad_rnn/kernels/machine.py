@@ -41,7 +41,7 @@ HEAD, PLACE = 16, 5
 #: Entries of a phase, a gram and a pack.
 PHASE, GRAM, PACK = 8, 2, 10
 #: Steps of the inner axis that a gram takes at a time.
-BLOCK = 192
+BLOCK = 256
 #: Columns of its left side that it gathers at a time.
 WIDE = 128
 
@@ -229,62 +229,103 @@ def packs(table: int, part: int, parts: int) -> None:
             turn += 1
 
 
-def gathered(
-    table: int, place: int, step: int, row: int, count: int, start: int, width: int, padded: int, target: int
-) -> None:
-    """`count` live rows from (step, row) on, of an array at a place: some columns of each, in whole vectors."""
+def copied(source: int, row: int, count: int, width: int, target: int) -> None:
+    """Some numbers of each of `count` rows, `row` bytes apart; in the target in whole vectors, filled up with zeros."""
+    padded = (width + LANES - 1) // LANES * LANES
+    for _ in range(count):
+        for j in range(width):
+            store(load(KIND, source, j, 0, 2), target, j, 1, 2)
+        for j in range(width, padded):
+            store(KIND, target, j, 1, 2)
+        target += padded * SIZE
+        source += row
+
+
+def gathered(table: int, place: int, step: int, row: int, count: int, start: int, width: int, target: int) -> None:
+    """The same of `count` live rows from (step, row) on, of an array at a place: so many numbers from `start` on."""
     live, every = number(table, 9), number(table, 2)
     for _ in range(count):
         rows = every if live == 0 else number(live, step)
         while row >= rows:
             row, step = 0, step + 1
             rows = every if live == 0 else number(live, step)
-        at = HEAD + PLACE * place
-        source = number(table, at) + step * number(table, at + 1) + row * number(table, at + 3) + start * SIZE
-        for j in range(width):
-            store(load(KIND, source, j, 0, 2), target, j, 1, 2)
-        for j in range(width, padded):
-            store(KIND, target, j, 1, 2)
-        target += padded * SIZE
+        copied(address(table, place, step, 0, row, 0) + start * SIZE, 0, 1, width, target)
+        target += (width + LANES - 1) // LANES * LANES * SIZE
         row += 1
+
+
+def direction(table: int, place: int) -> int:
+    """Whether all rows of all steps at a place follow one another: 1, or -1 for steps from the last to the first; 2
+    where they are one and the same row, and 0 where none of it holds."""
+    at = HEAD + PLACE * place
+    steps, along, row = number(table, 0), number(table, at + 1), number(table, at + 3)
+    if row == 0 and along == 0:
+        return 2
+    if number(table, 9) != 0:
+        return 0
+    return 1 if steps == 1 or along == row * number(table, 2) else -1 if along == -row * number(table, 2) else 0
+
+
+def course(table: int, job: int) -> int:
+    """The direction that all sides of a job have, or 0."""
+    lefts, partners = number(job, 0), number(job, 1)
+    found = direction(table, number(job + 8 * GRAM, 0))
+    for i in range(1, partners):
+        if direction(table, number(job + 8 * GRAM * (i + 1), 0)) != found:
+            return 0
+    for i in range(lefts):
+        side = direction(table, number(job + 8 * GRAM * (1 + partners + i * (1 + partners)), 0))
+        if side != found and side != 2:
+            return 0
+    return found
 
 
 def gram(table: int, job: int, part: int, parts: int, total: int) -> None:
     """c (m, n) = the sum over all live rows of a^T b, for every a and every b of a job.
 
     A job says how many a and b there are. Then follow each b: its place and columns; and each a: the same, and for
-    each b where c lies, and its bytes a row.
+    each b where c lies, and its bytes a row. Where rows follow one another, a is read where it lies.
     """
     lefts, partners = number(job, 0), number(job, 1)
     live, every = number(table, 9), number(table, 2)
     tile = number(table, 10) + part * number(table, 11)
     panels = tile + BLOCK * WIDE * SIZE
+    along = course(table, job)
+    begin = number(table, 0) - 1 if along < 0 else 0
     step, row, done = 0, 0, 0
     while done < total:
         count = min(BLOCK, total - done)
-        place = panels
+        panel = panels
         for i in range(partners):
-            partner = job + 8 * GRAM * (i + 1)
-            for start in range(0, number(partner, 1), PANEL * LANES):
-                width = min(number(partner, 1) - start, PANEL * LANES)
-                padded = (width + LANES - 1) // LANES * LANES
-                gathered(table, number(partner, 0), step, row, count, start, width, padded, place)
-                place += count * padded * SIZE
+            place, columns = number(job + 8 * GRAM * (i + 1), 0), number(job + 8 * GRAM * (i + 1), 1)
+            for start in range(0, columns, PANEL * LANES):
+                width = min(columns - start, PANEL * LANES)
+                if along != 0:
+                    b = address(table, place, begin, 0, done, 0) + start * SIZE
+                    copied(b, number(table, HEAD + PLACE * place + 3), count, width, panel)
+                else:
+                    gathered(table, place, step, row, count, start, width, panel)
+                panel += count * ((width + LANES - 1) // LANES * LANES) * SIZE
         entry = job + 8 * GRAM * (1 + partners)
         for _ in range(lefts):
-            a_place, a_columns = number(entry, 0), number(entry, 1)
-            each = (a_columns + parts * ROWS - 1) // (parts * ROWS) * ROWS
-            last = min((part + 1) * each, a_columns)
+            place, columns = number(entry, 0), number(entry, 1)
+            each = (columns + parts * ROWS - 1) // (parts * ROWS) * ROWS
+            last = min((part + 1) * each, columns)
             for column in range(part * each, last, WIDE):
                 wide = min(WIDE, last - column)
-                gathered(table, a_place, step, row, count, column, wide, wide, tile)
-                place = panels
+                a, a_step = tile, (wide + LANES - 1) // LANES * LANES * SIZE
+                if along != 0:
+                    a = address(table, place, begin, 0, done, 0) + column * SIZE
+                    a_step = number(table, HEAD + PLACE * place + 3)
+                else:
+                    gathered(table, place, step, row, count, column, wide, tile)
+                panel = panels
                 for i in range(partners):
                     columns = number(job + 8 * GRAM * (i + 1), 1)
                     c, c_row = number(entry + 8 * GRAM * (i + 1), 0), number(entry + 8 * GRAM * (i + 1), 1)
-                    call(number(table, 12), wide, columns, tile, SIZE, wide * SIZE, place, count, c + column * c_row,
-                         c_row, done, 0)  # fmt: skip
-                    place += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
+                    call(number(table, 12), wide, columns, a, SIZE, a_step, panel, count, c + column * c_row, c_row,
+                         done, 0)  # fmt: skip
+                    panel += count * ((columns + LANES - 1) // LANES * LANES) * SIZE
             entry += 8 * GRAM * (1 + partners)
         done += count
         row += count
@@ -364,5 +405,21 @@ def machine(size: int) -> Machine:
         "HEAD": HEAD, "PLACE": PLACE, "PHASE": PHASE, "GRAM": GRAM, "PACK": PACK, "BLOCK": BLOCK, "WIDE": WIDE,
     }  # fmt: skip
     inner = library(f"tiles_{size}", (tiles,), constants)()
-    functions = (address, multiply, lookup, kth, largest, level, drive, pack, packs, gathered, gram, work)
+    functions = (
+        address,
+        multiply,
+        lookup,
+        kth,
+        largest,
+        level,
+        drive,
+        pack,
+        packs,
+        copied,
+        gathered,
+        direction,
+        course,
+        gram,
+        work,
+    )
     return Machine(library(f"machine_{size}", functions, constants)().work.address, inner.tiles.address)
