@@ -74,9 +74,13 @@ def test_a_read_only_folder(tmp_path, capsys):
 def test_without_graphviz(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    fails(capsys, "-o", tmp_path / "net.svg", says="pip install")
+    fails(capsys, "-o", tmp_path / "net.png", says="pip install")
+    fails(capsys, "--engine", "dot", "-o", tmp_path / "net.svg", says="dot, which is not installed")
+    fails(capsys, "--engine", "builtin", "-o", tmp_path / "net.png", says="writes SVG")
+    fails(capsys, "--engine", "neato", says="invalid choice")
     assert not list(tmp_path.iterdir())
-    assert cli.main(["graph", "-o", str(tmp_path / "net.dot")]) == 0
+    for name in ("net.dot", "net.svg", "net.json"):
+        assert cli.main(["graph", "-o", str(tmp_path / name)]) == 0
 
 
 def test_help_is_no_error(capsys):

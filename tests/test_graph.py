@@ -34,7 +34,7 @@ def run(make=LSTM, layers=1, steps=3, **named):
 
 def plain(source):
     """The positions that Graphviz gives: from node names to (x, y)."""
-    text = render.render(source, "plain") if DRAWS else b""
+    text = render.render(render.program("plain"), source, "plain") if DRAWS else b""
     found = {}
     for line in text.decode().splitlines():
         if line.startswith("node "):
@@ -261,7 +261,8 @@ def test_the_text_is_the_same_in_every_process():
         "net = tg.nn.LSTM(4, 8, 2)\n"
         "for level in ('op', 'gate', 'cell', 'layer'):\n"
         "    outputs = net(tg.zeros(9, 1, 4))[0]\n"
-        "    sys.stdout.write(tg.viz.graph(outputs, level=level, module=net).source)\n"
+        "    picture = tg.viz.graph(outputs, level=level, module=net)\n"
+        "    sys.stdout.write(picture.source + picture.to_bytes('svg', 'builtin').decode())\n"
     )
     texts = {
         subprocess.run(
@@ -404,20 +405,29 @@ def test_without_graphviz_one_line_says_what_brings_it(tmp_path, monkeypatch):
     picture = tg.viz.graph(outputs)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    with pytest.raises(MissingError) as caught:
-        picture.save(tmp_path / "net.svg")
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in ("apt install", "brew install", "conda install", "pip install tinygrad_rnn[viz]"):
-        assert word in message
-    with pytest.raises(MissingError, match="pdf"):
-        picture.save(tmp_path / "net.pdf")
+    for format, engine in (("png", "auto"), ("svg", "dot"), ("svg", "pure"), ("pdf", "dot")):
+        with pytest.raises(MissingError) as caught:
+            picture.save(tmp_path / f"net.{format}", engine=engine)
+        message = str(caught.value)
+        assert "\n" not in message and format in message and "builtin" in message
+        for word in ("apt install", "brew install", "conda install"):
+            assert word in message
+        assert ("pip install tinygrad_rnn[viz]" in message) == (format != "pdf")
+    with pytest.raises(ArgumentError, match="SVG"):
+        picture.save(tmp_path / "net.png", engine="builtin")
     assert not list(tmp_path.iterdir())
-    picture.save(tmp_path / "net.dot")
-    picture.save(tmp_path / "net.json")
-    assert picture._repr_svg_() is None
-    assert picture._repr_mimebundle_() == {"text/plain": repr(picture)}
+    for suffix in ("dot", "json", "svg"):
+        picture.save(tmp_path / f"net.{suffix}")
+    assert (tmp_path / "net.svg").read_bytes() == picture.to_bytes("svg", "builtin")
+    assert picture._repr_mimebundle_()["image/svg+xml"].startswith("<svg")
     assert "RNN, 3 steps" in repr(picture)
+
+
+def test_a_notebook_that_cannot_draw_shows_a_line(monkeypatch):
+    _, _, outputs = run(RNN)
+    picture = tg.viz.graph(outputs)
+    monkeypatch.setattr(picture, "to_bytes", lambda *arguments: 1 / 0)
+    assert picture._repr_mimebundle_() == {"text/plain": repr(picture)}
 
 
 def test_graphviz_that_fails_leaves_the_file_alone(tmp_path, monkeypatch):

@@ -79,6 +79,7 @@ def _graph_arguments(parser: argparse.ArgumentParser) -> None:
     folding = parser.add_mutually_exclusive_group()
     folding.add_argument("--fold", type=_head_and_tail, default="auto", metavar="HEAD,TAIL", help="steps to draw")
     folding.add_argument("--no-fold", dest="fold", action="store_const", const=None, help="draw every step")
+    add("--engine", choices=("auto", "dot", "pure", "builtin"), default="auto", help="what lays it out (%(default)s)")
     add("--format", metavar="FORMAT", help="svg, png, pdf, dot or json (the suffix of the file; else dot)")
     add("-o", "--output", metavar="FILE", help="the file to write (DOT text to standard output)")
 
@@ -93,9 +94,9 @@ def _graph(chosen: argparse.Namespace) -> None:
         outputs, _ = net(zeros(chosen.steps, chosen.batch, chosen.input))
     picture = viz.graph(outputs, chosen.level, chosen.fold, chosen.params, module=net)
     if chosen.output is not None:
-        picture.save(chosen.output, chosen.format)
+        picture.save(chosen.output, chosen.format, chosen.engine)
         return
-    content = picture.to_bytes(chosen.format or "dot")
+    content = picture.to_bytes(chosen.format or "dot", chosen.engine)
     if chosen.format in ("png", "pdf") and sys.stdout.isatty():
         raise ArgumentError(f"graph: {chosen.format} is not for a terminal", hint="-o FILE")
     sys.stdout.buffer.write(content)

@@ -18,7 +18,8 @@ from .fold import hidden_steps
 from .levels import LEVELS, at_level
 from .nodes import Graph
 from .read import read
-from .render import FORMATS, render
+from .render import ENGINES, FORMATS, program, render
+from .svg import to_svg
 
 if TYPE_CHECKING:
     import graphviz
@@ -108,16 +109,20 @@ class Picture:
 
         return graphviz.Source(self.source)
 
-    def to_bytes(self, format: str) -> bytes:
+    def to_bytes(self, format: str, engine: str = "auto") -> bytes:
         """The picture as a file's content.
 
         Args:
             format: svg, png, pdf, dot or json.
+            engine: what lays it out: "dot" (Graphviz), "pure" (the program of the graphviz-pure wheel), "builtin" (this
+                library, SVG only), or "auto", the first of these that there is and that can write the format.
 
         Raises:
-            ArgumentError: for another format.
+            ArgumentError: for another format or engine.
             MissingError: where Graphviz is needed and missing.
         """
+        if engine not in ENGINES:
+            raise ArgumentError("graph: no such engine", expected=" | ".join(ENGINES), got=repr(engine))
         if format == "dot":
             return self.source.encode()
         if format == "json":
@@ -127,17 +132,24 @@ class Picture:
             raise ArgumentError(
                 "graph: no such format", expected=" | ".join((*FORMATS, "dot", "json")), got=repr(format)
             )
-        return render(self.source, format)
+        found = None if engine == "builtin" else program(format, engine, needed=engine != "auto" or format != "svg")
+        if found is not None:
+            return render(found, self.source, format)
+        if format != "svg":
+            raise ArgumentError("graph: the built-in layout writes SVG", got=format, hint="the engine dot, or pure")
+        return to_svg(self.graph, self._caption(), self._params, self._uses).encode()
 
-    def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], format: str | None = None, engine: str = "auto") -> None:
         """Write the picture; the format is the path's suffix unless given. The file is whole or untouched.
 
+        `engine` is that of `to_bytes`.
+
         Raises:
-            ArgumentError: for a format that there is not.
+            ArgumentError: for a format or an engine that there is not.
             MissingError: where Graphviz is needed and missing.
             FileError: where the file cannot be written.
         """
-        content = self.to_bytes(format or Path(path).suffix.lower().removeprefix(".") or "none")
+        content = self.to_bytes(format or Path(path).suffix.lower().removeprefix(".") or "none", engine)
         files.write_whole(path, content)
 
     def _caption(self) -> list[str]:

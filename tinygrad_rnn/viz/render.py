@@ -14,22 +14,31 @@ from ..errors import FileError, MissingError
 PURE = ("svg", "png")
 FORMATS = ("svg", "png", "pdf")
 
+#: What lays a picture out.
+ENGINES = ("auto", "dot", "pure", "builtin")
+
 #: Seconds that a layout may take.
 TIMEOUT = 120.0
 
 
-def program(format: str) -> str:
-    """The path of a program that writes `format`.
+def program(format: str, engine: str = "auto", needed: bool = True) -> str | None:
+    """The path of a program that writes `format`; None where there is none and none is needed.
 
     Raises:
-        MissingError: where there is none, in one line.
+        MissingError: where one is needed and there is none, in one line.
     """
-    found = shutil.which("dot") or (_pure() if format in PURE else None)
-    if found is None:
+    found = shutil.which("dot") if engine in ("auto", "dot") else None
+    if found is None and engine in ("auto", "pure") and format in PURE:
+        found = _pure()
+    if found is None and needed:
         also = " or pip install tinygrad_rnn[viz]" if format in PURE else ""
+        what = {"dot": "dot, ", "pure": "graphviz-pure, "}.get(engine, "Graphviz, ")
+        rest = "svg by the engine builtin, .dot and .json need nothing" if format != "svg" else (
+            "the engine builtin, .dot and .json need nothing"
+        )  # fmt: skip
         raise MissingError(
-            f"graph: {format} needs Graphviz, which is not installed: apt install graphviz, brew install graphviz, "
-            f"conda install graphviz{also} (.dot and .json need nothing)"
+            f"graph: {format} needs {what}which is not installed: apt install graphviz, brew install graphviz, "
+            f"conda install graphviz{also} ({rest})"
         )
     return found
 
@@ -40,14 +49,13 @@ def _pure() -> str | None:
     return shutil.which("graphviz-pure", path=beside)
 
 
-def render(source: str, format: str) -> bytes:
-    """The picture of a DOT text.
+def render(by: str, source: str, format: str) -> bytes:
+    """The picture of a DOT text, by the program at a path.
 
     Raises:
-        MissingError: where Graphviz is not installed.
         FileError: where it fails, with what it said.
     """
-    command = [program(format), f"-T{format}"]
+    command = [by, f"-T{format}"]
     done = _run(command, source)
     if done.returncode:  # dot's curves can fail where a straight line does not
         done = _run([*command, "-Gsplines=line"], source)

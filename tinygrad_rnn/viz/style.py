@@ -43,7 +43,7 @@ def paint(node: Node, colours: dict[str, str]) -> tuple[str, str]:
 
 def quoted(text: str, readings: int = 1) -> str:
     """Text as a DOT string that shows exactly this text, where dot replaces escapes as often as `readings` says."""
-    safe = _clean(text).replace("&", "&amp;").replace("\\", "\\" * 2**readings).replace('"', '\\"')
+    safe = clean(text).replace("&", "&amp;").replace("\\", "\\" * 2**readings).replace('"', '\\"')
     return '"' + safe.replace("\n", "\\n") + '"'
 
 
@@ -54,16 +54,16 @@ def tooltip(text: str) -> str:
 
 def identifier(text: str) -> str:
     """Text as the DOT name of a node: a backslash is itself there, but may not end the string."""
-    return '"' + _clean(text).replace("\\", "∖").replace('"', '\\"').replace("\n", " ") + '"'
+    return '"' + clean(text).replace("\\", "∖").replace('"', '\\"').replace("\n", " ") + '"'
 
 
 def markup(text: str) -> str:
     """Text inside an HTML-like label, where dot replaces \\N and the like as it does in a plain one."""
-    safe = _clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    safe = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
     return safe.replace("\\", "\\\\").replace("\n", "<br/>")
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Without what XML forbids."""
     return "".join(
         c for c in text if c in "\n\t" or (ord(c) >= 32 and not 0xD800 <= ord(c) <= 0xDFFF and ord(c) != 127)

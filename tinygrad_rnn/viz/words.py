@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from . import style
 from .nodes import Node
 from .style import markup, small
@@ -12,10 +14,14 @@ def shape(node: Node) -> str:
     return str(node.shape) if node.shape is not None else ""
 
 
-def label(node: Node) -> str:
+#: A line of a label: the words, their size in points, and whether they are bold.
+Line = tuple[str, float, bool]
+
+
+def lines(node: Node) -> list[Line]:
     """What a node is, and small below it what it computes, or its shape."""
     if node.kind == "ellipsis":
-        return '<font point-size="20">· · ·</font>'
+        return [("· · ·", 20.0, False)]
     title, below, strong = node.name, shape(node), True
     if node.kind == "input" and node.step is not None:
         title += style.subscript(node.step + 1)
@@ -29,22 +35,43 @@ def label(node: Node) -> str:
         strong = bool(node.label)
     elif node.kind == "constant":
         strong = False
-    text = f"<b>{markup(title)}</b>" if strong else markup(title)
-    return f"{text}<br/>{small(below)}" if below else text
+    return [(title, 12.0, strong), *([(below, 10.0, False)] if below else [])]
+
+
+def label(node: Node) -> str:
+    """The lines of a node as markup."""
+    if node.kind == "ellipsis":
+        return '<font point-size="20">· · ·</font>'
+    return _marked(lines(node))
+
+
+def parameter_lines(node: Node, uses: int) -> list[Line]:
+    """Of the one true node of a parameter: its name, and how large it is and how often it is used."""
+    used = f"×{uses} uses" if uses > 1 else ("1 use" if uses else "not used")
+    parts = [shape(node), used, "" if node.trains else "frozen"]
+    return [(node.name, 12.0, True), ("  ".join(part for part in parts if part), 10.0, False)]
 
 
 def parameter(node: Node, uses: int) -> str:
-    """The label of the one true node of a parameter."""
-    used = f"×{uses} uses" if uses > 1 else ("1 use" if uses else "not used")
-    parts = [shape(node), used, "" if node.trains else "frozen"]
-    return f"<b>{markup(node.name)}</b><br/>{small('  '.join(part for part in parts if part))}"
+    """The same as markup."""
+    return _marked(parameter_lines(node, uses))
 
 
-def chip(nodes: list[Node]) -> str:
-    """The label of a chip: the short names of the parameters that one node uses, two a line."""
+def _marked(several: list[Line]) -> str:
+    (title, _, strong), *below = several
+    text = f"<b>{markup(title)}</b>" if strong else markup(title)
+    return "<br/>".join([text, *[small(one) for one, _, _ in below]])
+
+
+def chip_lines(nodes: Sequence[Node]) -> list[str]:
+    """The short names of the parameters that one node uses, two a line."""
     names = [node.name.rpartition(".")[2] for node in nodes]
-    lines = "\n".join("  ".join(names[i : i + 2]) for i in range(0, len(names), 2))
-    return f'<font point-size="9" color="{style.PARAMETER[1]}">{markup(lines)}</font>'
+    return ["  ".join(names[i : i + 2]) for i in range(0, len(names), 2)]
+
+
+def chip(nodes: Sequence[Node]) -> str:
+    """The label of a chip."""
+    return f'<font point-size="9" color="{style.PARAMETER[1]}">{markup(chr(10).join(chip_lines(nodes)))}</font>'
 
 
 def tooltip(node: Node) -> str:

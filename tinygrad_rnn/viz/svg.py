@@ -1,0 +1,250 @@
+"""A picture as SVG, from the built-in layout: needs no program. The same graph gives the same bytes.
+
+Edges inside a step go up in curves. Those from step to step leave east and enter west (where time runs backward the
+other way round), a colour each state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.sax.saxutils import escape, quoteattr
+
+from . import style, words
+from .nodes import Edge, Graph, Node
+from .place import CHIP, Box, Places, letters
+
+_MARGIN = 18.0
+
+
+def to_svg(graph: Graph, caption: list[str], params: str = "ghost", uses: dict[str, int] | None = None) -> str:
+    """The SVG text of a graph; the arguments are those of `to_dot`."""
+    return _Drawing(graph, caption, params, graph.uses() if uses is None else uses).text()
+
+
+class _Drawing:
+    def __init__(self, graph: Graph, caption: list[str], params: str, uses: dict[str, int]) -> None:
+        self.graph, self.caption, self.params, self.uses = graph, caption, params, uses
+        self.recurrent = [edge for edge in graph.edges if edge.kind == "recurrent"]
+        self.colours = style.states(list(dict.fromkeys(edge.name for edge in self.recurrent)))
+        used: dict[str, list[Node]] = {}
+        for edge in graph.edges:
+            if edge.kind == "parameter" and params == "ghost" and graph[edge.target].kind != "ellipsis":
+                used.setdefault(edge.target, []).append(graph[edge.source])
+        parameters = graph.of_kind("parameter") if params != "none" else []
+        self.places = Places(graph, used, parameters, uses)
+
+    def text(self) -> str:
+        body = [*self._frames(), *self._axis(), *self._edges(), *self._nodes()]
+        foot = list(self._caption())
+        xs = [box.x for box in self.places.boxes.values()] + [frame.box.x for frame in self.places.frames] + [0.0]
+        ys = [box.y for box in self.places.boxes.values()] + [frame.box.y for frame in self.places.frames] + [0.0]
+        left, top = min(xs) - _MARGIN, min(ys) - _MARGIN
+        width = max(self.places.width, self.foot_width) - left + _MARGIN
+        height = self.foot - top + _MARGIN
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_n(width)}" height="{_n(height)}" '
+            f'viewBox="{_n(left)} {_n(top)} {_n(width)} {_n(height)}" '
+            f'font-family="{style.FONT}, Helvetica, sans-serif">'
+        )
+        ground = f'<rect x="{_n(left)}" y="{_n(top)}" width="{_n(width)}" height="{_n(height)}" fill="#FFFFFF"/>'
+        title = f"<title>{escape(style.clean(self.caption[0]))}</title>"
+        return "\n".join([head, title, ground, *body, *foot, "</svg>"]) + "\n"
+
+    # --- Around the nodes ---
+
+    def _frames(self) -> Iterator[str]:
+        for frame in self.places.frames:
+            colour = style.PARAMETER[1] if frame.kind == "parameters" else style.FAINT
+            look = f'fill="none" stroke="{colour}" stroke-dasharray="4 3"' if frame.kind == "parameters" else (
+                'fill="#FAFBFC" stroke="#CBD2D9"'
+            )  # fmt: skip
+            yield _rect(frame.box, look, 6)
+            yield _words(frame.title, frame.box.x + 8.0, frame.box.y + 12.5, 11.0, colour, anchor="start")
+
+    def _axis(self) -> Iterator[str]:
+        before: float | None = None
+        for x, y, text in self.places.axis:
+            several = text.split("\n")
+            for i, line in enumerate(several):
+                yield _words(line, x, y + 14.0 + 13.0 * i, 12.0 if not i else 10.0, style.FAINT)
+            half = letters(several[0], 12.0) / 2 + 6.0
+            if before is not None and x - half - before > 4.0:
+                yield _path(
+                    f"M{_n(before)} {_n(y + 10)}H{_n(x - half)}", style.RULE, 1.0, arrow=(x - half, y + 10, 1, 0)
+                )
+            before = x + half
+
+    def _caption(self) -> Iterator[str]:
+        axis = [y + 13.0 * text.count("\n") for _, y, text in self.places.axis]
+        y, x = max([self.places.height, *axis]) + 44.0, 0.0
+        first, *rest = self.caption
+        yield _words(first, x, y, 15.0, style.INK, strong=True, anchor="start")
+        self.foot_width, y = letters(first, 15.0) * 1.06, y + 20.0
+        legend = [(colour, f"{name} state", "") for name, colour in self.colours.items()]
+        if self.places.chips:
+            legend.append((style.PARAMETER[1], "parameters, the same at every step", ' stroke-dasharray="4 3"'))
+        for colour, text, dashes in legend:
+            yield _path(f"M{_n(x)} {_n(y - 4)}h22", colour, 2.2, dashes, arrow=(x + 26, y - 4, 1, 0))
+            yield _words(text, x + 32.0, y, 12.0, style.INK, anchor="start")
+            x += letters(text, 12.0) + 56.0
+        self.foot_width = max(self.foot_width, x)
+        y += 18.0 if legend else 0.0
+        for line in rest:
+            yield _words(line, 0.0, y, 10.0, style.FAINT, anchor="start")
+            self.foot_width, y = max(self.foot_width, letters(line, 10.0)), y + 14.0
+        self.foot = y
+
+    # --- Nodes ---
+
+    def _nodes(self) -> Iterator[str]:
+        for node in self.graph.nodes:
+            box = self.places.boxes.get(node.id)
+            if box is None:
+                continue
+            fill, line = style.paint(node, self.colours)
+            several = words.parameter_lines(node, self.uses.get(node.id, 0)) if node.kind == "parameter" else (
+                words.lines(node)
+            )  # fmt: skip
+            yield f"<g id={quoteattr(style.clean(node.id))}><title>{escape(style.clean(words.tooltip(node)))}</title>"
+            if node.kind != "ellipsis":
+                dashes = "" if node.trains else ' stroke-dasharray="4 3"'
+                yield _rect(box, f'fill="{fill}" stroke="{line}" stroke-width="1.2"{dashes}', 5)
+            y = box.y + (box.height - sum(size + 3.0 for _, size, _ in several)) / 2
+            for text, size, strong in several:
+                y += size + 3.0
+                yield _words(text, box.middle[0], y - 4.0, size, style.INK if size > 10.0 else style.FAINT, strong)
+            yield "</g>"
+        for id, parameters in self.places.chips.items():
+            yield from self._chip(id, self.places.boxes[f"chip {id}"], parameters)
+
+    def _chip(self, id: str, box: Box, parameters: list[Node]) -> Iterator[str]:
+        fill, line = style.PARAMETER
+        names = ", ".join(parameter.name for parameter in parameters)
+        hint = escape(style.clean(f"{names}: the same at every step"))
+        yield f"<g id={quoteattr(style.clean(f'chip {id}'))}><title>{hint}</title>"
+        yield _rect(box, f'fill="{fill}" stroke="{line}" stroke-dasharray="3 2"', 4)
+        y = box.y + 4.0
+        for text in words.chip_lines(parameters):
+            y += CHIP + 2.0
+            yield _words(text, box.middle[0], y - 2.0, CHIP, line)
+        yield "</g>"
+        node = self.places.boxes[id]
+        start, end = (box.x + box.width, node.x) if box.x < node.x else (box.x, node.x + node.width)
+        yield _path(
+            f"M{_n(start)} {_n(box.middle[1])}L{_n(end)} {_n(node.middle[1])}", line, 0.9, ' stroke-dasharray="3 2"'
+        )
+
+    # --- Edges ---
+
+    def _edges(self) -> Iterator[str]:
+        together: dict[tuple[str, str], list[Edge]] = {}
+        for edge in self.graph.edges:
+            ends = self.places.boxes.get(edge.source), self.places.boxes.get(edge.target)
+            if ends[0] is None or ends[1] is None:
+                continue
+            if edge.kind == "data":
+                yield from self._data(edge, ends[0], ends[1])
+            elif edge.kind == "recurrent":
+                together.setdefault((edge.source, edge.target), []).append(edge)
+            elif self.params == "once":
+                yield from self._once(ends[0], ends[1])
+        for (source, target), edges in together.items():
+            for i, edge in enumerate(edges):
+                yield from self._state(
+                    edge, self.places.boxes[source], self.places.boxes[target], 4.0 * i - 2.0 * (len(edges) - 1)
+                )
+
+    def _data(self, edge: Edge, source: Box, target: Box) -> Iterator[str]:
+        (x, _), (to_x, _) = source.middle, target.middle
+        hint = f"<title>×{edge.count}</title>" if edge.count > 1 else ""
+        if source.y >= target.y + target.height:  # up, as most go
+            y, to_y = source.y, target.y + target.height
+            bend = min((y - to_y) / 2, 40.0)
+            yield _path(
+                f"M{_n(x)} {_n(y)}C{_n(x)} {_n(y - bend)} {_n(to_x)} {_n(to_y + 5 + bend)} {_n(to_x)} {_n(to_y + 5)}",
+                style.RULE, 1.1, arrow=(to_x, to_y, 0, -1), hint=hint,
+            )  # fmt: skip
+        else:
+            right = to_x > x
+            start = source.x + source.width if right else source.x
+            end = target.x if right else target.x + target.width
+            way = 5.0 if right else -5.0
+            yield _path(
+                f"M{_n(start)} {_n(source.middle[1])}L{_n(end - way)} {_n(target.middle[1])}", style.RULE, 1.1,
+                arrow=(end, target.middle[1], 1 if right else -1, 0), hint=hint,
+            )  # fmt: skip
+        if edge.count > 1 and any(self.graph[end].kind == "ellipsis" for end in (edge.source, edge.target)):
+            yield _words(f"×{edge.count}", x + 14.0, source.y - 7.0, 10.0, style.FAINT)
+
+    def _once(self, source: Box, target: Box) -> Iterator[str]:
+        (x, y), (to_x, to_y) = source.middle, target.middle
+        yield _path(f"M{_n(x)} {_n(y)}L{_n(to_x)} {_n(to_y)}", style.PARAMETER[1], 0.8, ' stroke-dasharray="4 3"')
+
+    def _state(self, edge: Edge, source: Box, target: Box, aside: float) -> Iterator[str]:
+        colour = self.colours[edge.name]
+        back = self.graph[edge.target].reverse
+        colour = style.REVERSED.get(colour, colour) if back else colour
+        hint = f"<title>{escape(style.clean(edge.name))} state</title>"
+        if edge.source == edge.target:
+            x, y = source.x + source.width, source.middle[1] + aside
+            yield _path(
+                f"M{_n(x)} {_n(y - 6)}C{_n(x + 34)} {_n(y - 22)} {_n(x + 34)} {_n(y + 22)} {_n(x + 6)} {_n(y + 6)}",
+                colour, 2.2, arrow=(x, y + 5, -1, 0), hint=hint,
+            )  # fmt: skip
+            yield _words(f"×{edge.count}", x + 40.0, y + 4.0, 10.0, style.FAINT)
+            return
+        way = -1 if back else 1
+        start = source.x if back else source.x + source.width
+        end = target.x + target.width if back else target.x
+        y, to_y = source.middle[1] + aside, target.middle[1] + aside
+        tip = end - 6.0 * way
+        leave = self.places.columns.get(edge.source, (start, start))[0 if back else 1]
+        enter = self.places.columns.get(edge.target, (tip, tip))[1 if back else 0]
+        leave, enter = (min(leave, start), max(enter, tip)) if back else (max(leave, start), min(enter, tip))
+        bend = (enter - leave) / 2  # from row to row it goes between the columns
+        yield _path(
+            f"M{_n(start)} {_n(y)}H{_n(leave)}C{_n(leave + bend)} {_n(y)} {_n(enter - bend)} {_n(to_y)} "
+            f"{_n(enter)} {_n(to_y)}H{_n(tip)}",
+            colour, 2.2, arrow=(end, to_y, way, 0), hint=hint,
+        )  # fmt: skip
+
+
+def _n(number: float) -> str:
+    """A number of points, to a tenth."""
+    return f"{round(number, 1) + 0.0:.1f}".removesuffix(".0")  # + 0.0 makes a -0.0 a 0.0
+
+
+def _rect(box: Box, look: str, radius: int) -> str:
+    size = f'width="{_n(box.width)}" height="{_n(box.height)}"'
+    return f'<rect x="{_n(box.x)}" y="{_n(box.y)}" {size} rx="{radius}" {look}/>'
+
+
+def _words(
+    text: str, x: float, y: float, size: float, colour: str, strong: bool = False, anchor: str = "middle"
+) -> str:
+    weight = ' font-weight="bold"' if strong else ""
+    return (
+        f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}" fill="{colour}" text-anchor="{anchor}"{weight} '
+        f'xml:space="preserve">{escape(style.clean(text))}</text>'
+    )
+
+
+def _path(
+    course: str,
+    colour: str,
+    width: float,
+    look: str = "",
+    arrow: tuple[float, float, int, int] | None = None,
+    hint: str = "",
+) -> str:
+    """A line, and the head of an arrow whose tip is at (x, y), in one of four directions."""
+    line = f'<path d="{course}" fill="none" stroke="{colour}" stroke-width="{_n(width)}"{look}'
+    line += f">{hint}</path>" if hint else "/>"
+    if arrow is None:
+        return line
+    x, y, right, down = arrow
+    size, half = 5.5 + width, 2.2 + width / 2
+    ends = [(x - size * right + half * down, y - size * down + half * right)]
+    ends.append((x - size * right - half * down, y - size * down - half * right))
+    (a, b), (c, d) = ends
+    return line + f'<path d="M{_n(x)} {_n(y)}L{_n(a)} {_n(b)}L{_n(c)} {_n(d)}Z" fill="{colour}"/>'
