@@ -1,5 +1,6 @@
 """The command: what it writes, and that what goes wrong is one line and exit code 2."""
 
+import json
 import os
 import subprocess
 import sys
@@ -103,3 +104,72 @@ def test_a_reader_that_has_seen_enough():
     command = f'"{sys.executable}" -m tinygrad_rnn.cli graph --steps 30 --no-fold | head -c 10'
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, text=True)
     assert done.stdout == "digraph ti" and done.stderr == ""
+
+
+OWN = """
+import tinygrad_rnn as tg
+
+class Minimal(tg.nn.Cell):
+    def __init__(self):
+        self.input_size = self.hidden_size = 3
+        self.w = tg.nn.Parameter(tg.ones(3, 6))
+        self.u = tg.nn.Parameter(tg.ones(3, 3))
+
+    def step(self, x, h):
+        gates = x @ self.w
+        forget = tg.sigmoid(gates[:, :3] + h @ self.u).named("forget_gate")
+        h = ((1 - forget) * h + forget * tg.tanh(gates[:, 3:])).named("hidden")
+        return h, h
+
+def cell():
+    layer = tg.nn.Recurrent(Minimal())
+    return layer(tg.zeros(3, 1, 3))[0], layer
+
+def perceptron():
+    layers = [tg.nn.Linear(2, 4), tg.nn.Linear(4, 4), tg.nn.Linear(4, 1)]
+    x = tg.zeros(5, 2)
+    for layer in layers:
+        x = tg.tanh(layer(x))
+    return x.mean()
+
+def broken():
+    return 1 / 0
+
+def unfit():
+    return tg.ones(2) + tg.ones(3)
+
+def number():
+    return 3
+
+value = 3
+"""
+
+
+def test_what_a_users_function_returns(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    assert cli.main(["graph", "--from", f"{file}:cell", "--format", "json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert {"forget gate", "hidden"} <= {node["name"] for node in plain["nodes"]}
+    assert {"cell.w", "cell.u"} == {node["name"] for node in plain["nodes"] if node["kind"] == "parameter"}
+    assert plain["stats"]["steps"] == 3
+    assert cli.main(["graph", "--from", f"{file}:perceptron", "--level", "op", "-o", str(tmp_path / "own.svg")]) == 0
+    assert (tmp_path / "own.svg").read_text(encoding="utf-8").count("linear") >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("broken", "ZeroDivisionError"), ("unfit", "shape"), ("number", "no graph"), ("value", "no function value"),
+        ("nothing", "no function nothing"), ("", "FILE.py:FUNCTION"),
+    ],
+)  # fmt: skip
+def test_a_users_function_that_cannot_be_drawn(tmp_path, capsys, name, says):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    fails(capsys, "--from", f"{file}:{name}", "-o", tmp_path / "net.svg", says=says)
+    fails(capsys, "--from", tmp_path / "none.py:f", says="none.py")
+    fails(capsys, "--from", f"{file}:cell", "--layers", "2", says="--layers beside it")
+    file.write_text("def (")
+    fails(capsys, "--from", f"{file}:cell", says="SyntaxError")
+    assert not (tmp_path / "net.svg").exists()

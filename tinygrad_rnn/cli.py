@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -65,15 +67,24 @@ _GRAPH = "Draw a recurrent net unrolled over time: steps from left to right, lay
 
 _CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 
+#: The net that is drawn where nothing else is said.
+_NET = {"cell": "lstm", "layers": 1, "steps": 3, "input": 4, "hidden": 8, "batch": 1}
+
 
 def _graph_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--cell", choices=tuple(_CELLS), default="lstm", help="kind of cell (%(default)s)")
-    add("--layers", type=_positive, default=1, metavar="N", help="layers one above another (%(default)s)")
-    add("--steps", type=_positive, default=3, metavar="T", help="time steps (%(default)s)")
-    add("--input", type=_positive, default=4, metavar="I", help="features of the input (%(default)s)")
-    add("--hidden", type=_positive, default=8, metavar="H", help="features of the state (%(default)s)")
-    add("--batch", type=_positive, default=1, metavar="B", help="sequences in a batch (%(default)s)")
+    add(
+        "--from",
+        dest="source",
+        metavar="FILE.py:FUNCTION",
+        help="draw what a function returns: a tensor, or (tensor, module)",
+    )
+    add("--cell", choices=tuple(_CELLS), help=f"kind of cell ({_NET['cell']})")
+    add("--layers", type=_positive, metavar="N", help=f"layers one above another ({_NET['layers']})")
+    add("--steps", type=_positive, metavar="T", help=f"time steps ({_NET['steps']})")
+    add("--input", type=_positive, metavar="I", help=f"features of the input ({_NET['input']})")
+    add("--hidden", type=_positive, metavar="H", help=f"features of the state ({_NET['hidden']})")
+    add("--batch", type=_positive, metavar="B", help=f"sequences in a batch ({_NET['batch']})")
     add("--level", choices=("auto", "op", "gate", "cell", "layer"), default="gate", help="how fine (%(default)s)")
     add("--params", choices=("ghost", "once", "none"), default="ghost", help="how parameters are drawn (%(default)s)")
     folding = parser.add_mutually_exclusive_group()
@@ -85,14 +96,13 @@ def _graph_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _graph(chosen: argparse.Namespace) -> None:
-    from . import nn, viz
-    from .autograd.create import zeros
-    from .autograd.tape import Tape
+    from . import viz
 
-    net: Any = getattr(nn, _CELLS[chosen.cell])(chosen.input, chosen.hidden, chosen.layers)
-    with Tape():  # so that the steps of the input, through which no gradient flows, are recorded too
-        outputs, _ = net(zeros(chosen.steps, chosen.batch, chosen.input))
-    picture = viz.graph(outputs, chosen.level, chosen.fold, chosen.params, module=net)
+    said = {name: getattr(chosen, name) for name in _NET if getattr(chosen, name) is not None}
+    if chosen.source is not None and said:
+        raise ArgumentError("graph: --from draws what the function does", got=f"--{next(iter(said))} beside it")
+    result, net = _own_net(**{**_NET, **said}) if chosen.source is None else _returned(chosen.source)
+    picture = viz.graph(result, chosen.level, chosen.fold, chosen.params, module=net)
     if chosen.output is not None:
         picture.save(chosen.output, chosen.format, chosen.engine)
         return
@@ -100,6 +110,48 @@ def _graph(chosen: argparse.Namespace) -> None:
     if chosen.format in ("png", "pdf") and sys.stdout.isatty():
         raise ArgumentError(f"graph: {chosen.format} is not for a terminal", hint="-o FILE")
     sys.stdout.buffer.write(content)
+
+
+def _own_net(cell: str, layers: int, steps: int, input: int, hidden: int, batch: int) -> tuple[Any, Any]:
+    """What one of the library's nets makes of zeros, and the net."""
+    from . import nn
+    from .autograd.create import zeros
+    from .autograd.tape import Tape
+
+    net: Any = getattr(nn, _CELLS[cell])(input, hidden, layers)
+    with Tape():  # so that the steps of the input, through which no gradient flows, are recorded too
+        outputs, _ = net(zeros(steps, batch, input))
+    return outputs, net
+
+
+def _returned(source: str) -> tuple[Any, Any]:
+    """What a function of a file returns, and the module that names its parameters, or None.
+
+    Raises:
+        ArgumentError: where there is no such function, or it fails: with its error, and the line.
+    """
+    from .autograd.tape import Tape
+    from .nn.module import Module
+
+    path, _, name = source.rpartition(":")
+    if not path or not name:
+        raise ArgumentError("graph: no such function", expected="--from FILE.py:FUNCTION", got=source)
+    try:
+        function = runpy.run_path(path, run_name="graph").get(name)
+        if not callable(function):
+            raise ArgumentError(f"graph: {path} has no function {name}")
+        with Tape():
+            result = function()
+    except (TinygradError, OSError):
+        raise
+    except Exception as trouble:
+        last = traceback.extract_tb(trouble.__traceback__)[-1]
+        raise ArgumentError(
+            f"graph: {name} failed: {type(trouble).__name__}: {trouble}", hint=f"look at {last.filename}:{last.lineno}"
+        ) from None
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Module):
+        return result
+    return result, None
 
 
 # --- warmup ---
