@@ -258,6 +258,7 @@ def test_names_make_parameters_of_plain_tensors():
 def test_the_text_is_the_same_in_every_process():
     code = (
         "import tinygrad_rnn as tg, sys\n"
+        "tg.manual_seed(0)\n"
         "net = tg.nn.LSTM(4, 8, 2)\n"
         "for level in ('op', 'gate', 'cell', 'layer'):\n"
         "    outputs = net(tg.zeros(9, 1, 4))[0]\n"
@@ -395,7 +396,7 @@ def test_files_by_suffix(tmp_path):
 @pytest.mark.parametrize("name", ["net", "net.gif", "net.svg.bak"])
 def test_a_format_that_there_is_not(tmp_path, name):
     _, _, outputs = run(RNN)
-    with pytest.raises(ArgumentError, match=r"svg \| png \| pdf \| dot \| json"):
+    with pytest.raises(ArgumentError, match=r"svg \| png \| pdf \| html \| dot \| json"):
         tg.viz.graph(outputs).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_joint, pull_whole, read_only, summed_to
-from .tape import Node, thread, writes
+from .tape import Node, Place, thread, writes
 from .tensor import Tensor, as_tensor
 
 
@@ -160,7 +160,7 @@ def propagate(
     nowhere else; they go on from there only if `through`.
     """
     state = thread.state
-    enabled, watchers, anomaly = state.enabled, state.watchers, state.anomaly
+    enabled, watchers, anomaly, place = state.enabled, state.watchers, state.anomaly, state.place
     state.enabled = create_graph
     # A tape lists what was asked for, not how gradients were found.
     state.watchers = watchers if create_graph else ()
@@ -172,7 +172,7 @@ def propagate(
     except MemoryError as trouble:
         raise out_of_memory("backward", trouble, [node for node, _ in seeds]) from None
     finally:
-        state.enabled, state.watchers = enabled, watchers
+        state.enabled, state.watchers, state.place = enabled, watchers, place
         if anomaly is not None:
             anomaly.backward = outer
 
@@ -189,7 +189,8 @@ def _propagate(
     ours: set[int] = set()  # totals that are sums, or made for this alone, so nobody else holds their memory
     heap: list[int] = []
     leading = _leading([node for node, _ in seeds], wanted, through) if wanted is not None else None
-    anomaly = thread.state.anomaly
+    state = thread.state
+    anomaly = state.anomaly
 
     def arrive(node: Node, g: Any) -> None:
         order = node.order
@@ -220,6 +221,8 @@ def _propagate(
     for node, start in seeds:
         if anomaly is not None:
             anomaly.see_gradient(node, None, start, None)
+        if create_graph:
+            state.place = Place.of_gradient(node.place)
         arrive(node, _own(start) if create_graph else start._array)
 
     while heap:
@@ -237,6 +240,8 @@ def _propagate(
         op = node.op
         if op is None or (leading is not None and not leading[order]):
             continue
+        if create_graph:
+            state.place = Place.of_gradient(node.place)
         saved = node.saved
         if type(saved) is not tuple:
             saved = brought_back(node, retain_graph)

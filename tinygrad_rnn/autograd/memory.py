@@ -48,7 +48,7 @@ def holdings(nodes: Iterable[Node]) -> Holdings:
                 seen.add(id(root))
                 fresh += root.nbytes if isinstance(root, np.ndarray) else array.nbytes
         if fresh:
-            place = f" of {node.place.cell} layer {node.place.layer}" if node.place is not None else ""
+            place = f" of {node.place._replace(step=None)}" if node.place is not None else ""
             entry = counts.setdefault(f"{node.title}{place}", [0, 0])
             entry[0], entry[1] = entry[0] + 1, entry[1] + fresh
     holders = [Holder(name, *entry) for name, entry in counts.items()]

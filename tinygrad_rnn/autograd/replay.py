@@ -261,10 +261,12 @@ class Run:
         return course.nodes, redirected(course.nodes, known, made)
 
 
-def unfolded(history: Sequence[Node]) -> list[Node]:
-    """Nodes, oldest first, with those that stand for a whole run replaced by what the run does.
+def unfolded(history: Sequence[Node]) -> tuple[list[Node], dict[int, Node]]:
+    """Nodes, oldest first, with those that stand for a whole run replaced by what the run does; and by id, what a node
+    of the history has become, where it is another.
 
-    One whose values backward has freed stays as it is. What follows from it is copied, the tape itself stays untouched.
+    One whose values backward has freed stays as it is. What follows from a run is copied, the tape itself stays
+    untouched. Gradients go through the copies as through the nodes themselves; whoever asks for them looks for writes.
     """
     found: list[Node] = []
     now: dict[int, Node] = {}
@@ -280,12 +282,12 @@ def unfolded(history: Sequence[Node]) -> list[Node]:
             assert made is not None
             now[id(node)] = made
         elif any(id(p) in now for p in node.parents):
-            now[id(node)] = copy.copy(node)
-            now[id(node)].parents = tuple([now.get(id(p), p) for p in node.parents])
-            found.append(now[id(node)])
+            copied = now[id(node)] = copy.copy(node)
+            copied.parents, copied.order = tuple([now.get(id(p), p) for p in node.parents]), tick()
+            found.append(copied)
         else:
             found.append(node)
-    return found
+    return found, now
 
 
 def redirected(nodes: Sequence[Node], known: dict[int, Tensor], made: Any) -> list[Tensor]:

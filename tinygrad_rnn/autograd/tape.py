@@ -27,17 +27,26 @@ tick = itertools.count(1).__next__
 
 
 class Place(NamedTuple):
-    """Where in a recurrent net an operation ran."""
+    """Where in a recurrent net an operation ran; `derivative` is 0 for what was asked for, and one more for what a
+    recorded backward did about it."""
 
     cell: str = ""
-    layer: int = 0
+    layer: int | None = 0
     reverse: bool = False
     step: int | None = None
+    derivative: int = 0
 
     def __str__(self) -> str:
-        direction = " reverse" if self.reverse else ""
-        step = "" if self.step is None else f" step {self.step}"
-        return f"{self.cell} layer {self.layer}{direction}{step}"
+        parts = [self.cell, "" if self.layer is None else f"layer {self.layer}", "reverse" if self.reverse else ""]
+        parts += ["" if self.step is None else f"step {self.step}", "gradient" if self.derivative else ""]
+        return " ".join(part for part in parts if part)
+
+    @classmethod
+    def of_gradient(cls, place: Place | None) -> Place:
+        """Where the gradient of what ran at a place is computed."""
+        if place is None:
+            return cls(layer=None, derivative=1)
+        return place._replace(derivative=place.derivative + 1)
 
 
 class State:

@@ -202,7 +202,7 @@ def unrolled(
         ys: list[Any] = [None] * count
         with at(place) as here:
             for t in reversed(range(count)) if place.reverse else range(count):
-                here.place = Place(place.cell, place.layer, place.reverse, first + a + t)
+                here.place = Place(place.cell, place.layer, place.reverse, first + a + t, place.derivative)
                 x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
                 carry, ys[t] = kept.checked(step(carry, x))
         if not count:
@@ -306,7 +306,9 @@ def fused(
 
     def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
         lengths = None if ragged is None else ragged.lengths[ragged.back]
-        return unrolled(step, carry, xs, place, first=first, engine="eager", lengths=lengths)
+        now = thread.state.place  # that of a gradient, where that runs it
+        here = place._replace(derivative=now.derivative if now is not None else 0)
+        return unrolled(step, carry, xs, here, first=first, engine="eager", lengths=lengths)
 
     with at(place):
         return run_fused(compiled, eagerly, carry, xs, place.reverse, source, ragged)

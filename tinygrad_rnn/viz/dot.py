@@ -8,13 +8,15 @@ next step is therefore laid out, one point a row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
 from . import style, words
 from .layout import Grid, Row, is_given
-from .nodes import Edge, Graph, Node
+from .nodes import Edge, Node
 from .style import identifier, quoted, tooltip
+from .view import View
 
 PARAMS = ("ghost", "once", "none")
 
@@ -36,10 +38,8 @@ _PARAMETER_FRAME = (
     "fontsize=11 margin=10"
 )
 
+_GRADIENT = 'style="rounded,filled,dashed" '
 _POINT = 'shape=point width=0 height=0 label="" style=invis'
-
-#: What stands below the columns that are no step; a space is no word.
-_COLUMN = {"time start": "start", "time end": "start of reverse", "time None": "every step", "time parameters": " "}
 
 #: A column of parameters has at least this many.
 _SHORTEST = 4
@@ -48,45 +48,30 @@ _SHORTEST = 4
 Path = tuple[str, ...]
 
 
-def to_dot(graph: Graph, caption: list[str], params: str = "ghost", uses: dict[str, int] | None = None) -> str:
-    """The DOT text of a graph.
-
-    Args:
-        graph: at any level, folded or not.
-        caption: a title and lines of text to stand below the picture.
-        params: "ghost": a chip at each use and one node each at the side; "once": one node and an edge to each use;
-            "none": not drawn.
-        uses: for each parameter's id, how often it is used in the whole graph.
-    """
-    return _Drawing(graph, caption, params, graph.uses() if uses is None else uses).text()
+def to_dot(view: View) -> str:
+    """The DOT text of a graph."""
+    return _Drawing(view).text()
 
 
 class _Drawing:
     """Statements by the cluster they stand in."""
 
-    def __init__(self, graph: Graph, caption: list[str], params: str, uses: dict[str, int]) -> None:
-        self.graph, self.grid, self.uses = graph, Grid(graph), uses
-        self.nodes = graph.by_id
+    def __init__(self, view: View) -> None:
+        self.view, self.graph, self.grid = view, view.graph, Grid(view.graph)
+        self.nodes = view.graph.by_id
         self.statements: dict[Path, list[str]] = {(): []}
         self.path_of: dict[str, Path] = {}
         self.beside: dict[str, list[str]] = {}
         self.joined: set[tuple[str, str]] = set()
-        recurrent = [edge for edge in graph.edges if edge.kind == "recurrent"]
-        self.colours = style.states(list(dict.fromkeys(edge.name for edge in recurrent)))
-        self.parameters = graph.of_kind("parameter") if params != "none" else []
-        used: dict[str, list[Node]] = {}
-        for edge in graph.edges:
-            if edge.kind == "parameter" and params == "ghost" and self.nodes[edge.target].kind != "ellipsis":
-                used.setdefault(edge.target, []).append(self.nodes[edge.source])
-
-        legend = words.caption(caption, self.colours, bool(used))
-        self.statements[()].append(f"{_HEAD}\n  label=<{legend}>")
+        self.parameters, recurrent = view.parameters, view.recurrent
+        straight = " splines=line" if view.straight else ""
+        self.statements[()].append(f"{_HEAD}\n  graph [label=<{words.caption(view)}>{straight}]")
         self._place_nodes()
         self._parameters()
         self._axis()
         ways = self._ways(recurrent)
-        self._chips(used, {end for edge in recurrent for end in self._ends_in_one_row(edge)})
-        self._edges(params == "once")
+        self._chips(view.chips, {end for edge in recurrent for end in self._ends_in_one_row(edge)})
+        self._edges(view.params == "once")
         for pair, edges in _parallel(recurrent).items():
             self._recurrent(edges, ways.get(pair, []) or self._crossed(edges[0], ways))
         self._order_rows(ways)
@@ -129,32 +114,30 @@ class _Drawing:
     # --- Nodes ---
 
     def _place_nodes(self) -> None:
-        for node in self.grid.before:  # where time begins: on the right for a layer that runs backward
-            start = "step None" if None in self.grid.columns else ("end" if node.reverse else "start")
-            self._cluster((start,), _TIME_FRAME)
-            self._draw(node, (start,))
         many = len(self.graph.layers) > 1
-        for step, nodes in self.grid.columns.items():
-            column = (f"step {step}",)
-            self._cluster(column, _TIME_FRAME)
-            for node in nodes:
-                alone = sum((n.layer, n.reverse) == (node.layer, node.reverse) and not is_given(n) for n in nodes) == 1
-                if is_given(node) or alone or node.layer is None:
-                    self._draw(node, column)
+        for band in self.grid.bands:
+            path = (band.name,)
+            self._cluster(path, _TIME_FRAME)
+            together = Counter(node.lane for node in band.nodes if not is_given(node))
+            for node in band.nodes:
+                if band.is_start or is_given(node) or together[node.lane] == 1 or node.layer is None:
+                    self._draw(node, path)
                     continue
-                frame = (*column, f"step {step} layer {node.layer}{' reverse' if node.reverse else ''}")
-                title = (node.cell or "").removesuffix("Cell") + (f", layer {node.layer}" if many else "")
-                self._cluster(frame, f"label={quoted(title + (', reverse' if node.reverse else ''))} {_CELL_FRAME}")
+                frame = (*path, f"{band.name} lane {' '.join(map(str, node.lane))}")
+                self._cluster(frame, f"label={quoted(words.frame(node, many))} {_CELL_FRAME}")
                 self._draw(node, frame)
         for node in self.graph.nodes:
             if node.id not in self.path_of and node.kind != "parameter":
                 self._draw(node, ())
 
     def _draw(self, node: Node, path: Path) -> None:
-        fill, line = style.paint(node, self.colours)
-        plain = 'shape=plain style="" ' if node.kind == "ellipsis" else ""
-        colours = f'{plain}fillcolor="{fill}" color="{line}"'
-        self._node(node.id, path, f"label=<{words.label(node)}> {colours} {tooltip(words.tooltip(node))}")
+        (fill, line), (ink, faint) = self.view.paint(node), self.view.ink(node)
+        look = 'shape=plain style="" ' if node.kind == "ellipsis" else ""
+        look += f'fontcolor="{ink}" ' if ink != style.INK else ""
+        look += _GRADIENT if node.derivative and node.kind != "ellipsis" else ""
+        colours = f'{look}fillcolor="{fill}" color="{line}"'
+        text = words.label(node, faint, self.view.trouble(node))
+        self._node(node.id, path, f"label=<{text}> {colours} {tooltip(words.tooltip(node))}")
 
     def _chips(self, used: dict[str, list[Node]], crowded: set[str]) -> None:
         """A chip stands beside the node that uses it, away from where states enter; below if one passes there."""
@@ -165,7 +148,7 @@ class _Drawing:
             self._node(
                 chip,
                 self.path_of[id],
-                f"label=<{words.chip(parameters)}> {tooltip(f'{names}: the same at every step')} "
+                f"label=<{words.chip(parameters)}> {tooltip(self.view.same(names, parameters))} "
                 f'style="rounded,filled,dashed" height=0.2 margin="0.07,0.03" penwidth=1 '
                 f'fillcolor="{fill}" color="{line}"',
             )
@@ -174,18 +157,18 @@ class _Drawing:
                 self._edge(chip, id, look)
                 continue
             # The tail of an edge inside a rank stands left. Where time runs backward, states come from the right.
-            back = self.nodes[id].reverse
+            back = self.nodes[id].leftward
             left, right = self.beside[id] = [chip, id] if back else [id, chip]
             self._edge(left, right, look if back else f"dir=back {look}")
 
     def _parameters(self) -> None:
-        fill, line = style.PARAMETER
-        shared = len(self.grid.columns) > 1 and all(self.uses[node.id] > 1 for node in self.parameters)
-        title = "parameters" + ("\nshared by all steps" if shared else "")
+        title = "parameters" + ("\nshared by all steps" if self.view.share(self.parameters) else "")
         for node in self.parameters:
             self._cluster(("parameters",), f"label={quoted(title)} {_PARAMETER_FRAME}")
+            (fill, line), (ink, faint) = self.view.paint(node), self.view.ink(node)
             look = "" if node.trains else 'style="rounded,filled,dashed" '
-            text = words.parameter(node, self.uses.get(node.id, 0))
+            look += f'fontcolor="{ink}" ' if ink != style.INK else ""
+            text = words.parameter(node, self.view.uses.get(node.id, 0), faint)
             self._node(
                 node.id,
                 ("parameters",),
@@ -227,7 +210,7 @@ class _Drawing:
                 continue  # nothing else stands in the column of an ellipsis
             points = ways[edge.source, edge.target] = []
             for row in self.grid.between(edge):
-                point = f"way {edge.source} {edge.target} {row[2]}"
+                point = f"way {edge.source} {edge.target} {row[1]}"
                 self._node(point, self.path_of[edge.source], _POINT)
                 self.grid.rows[point] = row
                 points.append(point)
@@ -244,11 +227,11 @@ class _Drawing:
     def _recurrent(self, edges: list[Edge], points: list[str]) -> None:
         """Edges from one node to another that carry states: one line with a colour each."""
         source, target = edges[0].source, edges[0].target
-        back = self.nodes[target].reverse
-        colours = [self.colours[edge.name] for edge in edges]
-        colours = [style.REVERSED.get(colour, colour) for colour in colours] if back else colours
+        back = self.nodes[target].leftward
+        drawn = [self.view.edge(edge) for edge in edges]
+        colours, width = [colour for colour, _ in drawn], max(width for _, width in drawn)
         names = " and ".join(f"{edge.name} state" for edge in edges)
-        look = f'color="{":".join(colours)}" penwidth=2.2 {tooltip(names)}'
+        look = f'color="{":".join(colours)}" penwidth={round(width, 2)} {tooltip(names)}'
         leave, enter = ("w", "e") if back else ("e", "w")
         if source == target:
             times = f"×{edges[0].count}"
@@ -282,10 +265,11 @@ class _Drawing:
         rows: dict[Row, list[str]] = {}
         for id, row in self.grid.rows.items():
             rows.setdefault(row, []).append(id)
-        for (_, reverse, _), ids in sorted(rows.items()):
+        for ((derivative, _, reverse), _), ids in sorted(rows.items()):
+            back = reverse != bool(derivative % 2)
             self._same_rank(end for id in ids for end in self.beside.get(id, [id]))
             columns: dict[Path, list[str]] = {}
-            for id in sorted(ids, key=lambda id: (id not in first, (id in passing) != reverse)):
+            for id in sorted(ids, key=lambda id: (id not in first, (id in passing) != back)):
                 columns.setdefault(self.path_of[id], []).append(id)
             for members in columns.values():
                 for left, right in pairwise([end for id in members for end in self.beside.get(id, [id])]):
@@ -296,26 +280,16 @@ class _Drawing:
         """The axis of time below the picture. It is written first, as dot begins its search from the order it reads."""
         head, *outside = self.statements[()]
         self.statements[()] = [head]
-        starts = {side: [n for n in self.grid.before if self.path_of[n.id] == (side,)] for side in ("start", "end")}
-        steps = {f"time {step}": nodes for step, nodes in self.grid.columns.items()}
-        columns = {
-            "time start": starts["start"],
-            **steps,
-            "time end": starts["end"],
-            "time parameters": self.parameters,
-        }
-        columns = {id: nodes for id, nodes in columns.items() if nodes}
+        columns = {f"time {band.name.removeprefix('step ')}": (band.words, band.nodes) for band in self.grid.bands}
+        if self.parameters:
+            columns["time parameters"] = (" ", self.parameters)  # a space is no word
         # Every column stands on the ground, which is where dot takes hold of a cluster.
         ground = {node.id for node in self.grid.inputs}
         if not ground and self.grid.rows:
             lowest = min(self.grid.rows.values())
             ground = {id for id, row in self.grid.rows.items() if row == lowest}
         feet: list[str] = []
-        for id, nodes in columns.items():
-            text = _COLUMN.get(id) or f"step {(nodes[0].step or 0) + 1}"
-            folded = [node for node in nodes if node.kind == "ellipsis"]
-            if folded:
-                text = f"{folded[0].name}\n{folded[0].settings}, same parameters"
+        for id, (text, nodes) in columns.items():
             self._node(
                 id, (), f'label={quoted(text)} shape=plain style="" fontcolor="{style.FAINT}" group={quoted(id)}'
             )
@@ -326,6 +300,11 @@ class _Drawing:
                 foot = f"foot {id}"
                 self._node(foot, self.path_of[nodes[0].id][:1], _POINT)
             feet.append(foot)
+            for node in nodes:
+                if node.id in self.grid.under:  # nothing else tells dot how high this row is
+                    lower = [other.id for other in nodes if other.lane < node.lane and other.id not in self.grid.under]
+                    self._edge(lower[-1] if lower else foot, node.id, "style=invis")
+                    self._edge(node.id, self.grid.under[node.id], "style=invis")
             # Ends of one group: dot counts a crossing of such an edge a thousandfold, so no column leaves its place.
             self.statements[()].append(f"  {identifier(foot)} [group={quoted(id)}]")
             self._edge(id, foot, "style=invis weight=100")

@@ -1,9 +1,8 @@
-"""Folding: of many steps the first and the last are drawn, and one node stands for those between."""
+"""Folding: of many steps the first and the last are drawn, and a node stands for those between."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import replace
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from ..errors import ArgumentError
@@ -14,48 +13,94 @@ MOST_STEPS = 6
 HEAD, TAIL = 2, 1
 
 
-def fold(graph: Graph, how: Any) -> Graph:
-    """The graph with the steps between the first and the last contracted, one ellipsis a layer.
+def fold(graph: Graph, hidden: Iterable[int]) -> Graph:
+    """The graph with hidden steps contracted: an ellipsis for each layer, and for each run of neighbours among them.
 
     Args:
         graph: at any level.
-        how: "auto", None for every step, or (head, tail): how many steps to draw at the beginning and at the end.
-
-    Raises:
-        ArgumentError: for anything else.
+        hidden: the steps that are not drawn, as `hidden_steps` gives them.
     """
-    hidden = set(hidden_steps(graph.steps, how))
-    if not hidden:
+    run_of = _runs(hidden, graph.steps)
+    if not run_of:
         return graph
+    states = {edge.source for edge in graph.edges if edge.kind == "recurrent"}
+    used = _parameters_of_steps(graph)
 
     def key(node: Node) -> Hashable | None:
-        if node.step not in hidden:
+        if node.step not in run_of:
             return None
-        return ("x", None, False) if node.kind == "input" else ("ellipsis", node.layer, node.reverse)
+        lane = None if node.kind == "input" else node.lane
+        return node.net, run_of[node.step], lane
 
     def join(found: Hashable, members: list[Node]) -> Node:
-        assert isinstance(found, tuple)
         first = members[0]
         steps = sorted({node.step for node in members if node.step is not None})
-        return replace(
-            Node(first.id, "ellipsis", steps_in_words(steps)),
-            label=found[0] if found[0] == "x" else None,
+        norms = [node.gradient.norm for node in members if node.id in states and node.gradient is not None]
+        given = first.kind == "input"
+        parameters = [used.get((first.net, step), frozenset()) for step in steps]
+        same = bool(parameters[0]) and all(found == parameters[0] for found in parameters)
+        return Node(
+            first.id,
+            "ellipsis",
+            steps_in_words(steps),
+            label="x" if given else None,
             cell=first.cell,
-            layer=found[1],
-            reverse=found[2],
+            layer=None if given else first.layer,
+            reverse=first.reverse and not given,
             step=steps[0],
-            settings=f"{len(steps)} steps",
+            derivative=0 if given else first.derivative,
+            net=first.net,
+            settings=f"{len(steps)} step{'s' if len(steps) > 1 else ''}" + (", same parameters" if same else ""),
             members=members_of(members),
+            within=(min(norms), max(norms)) if norms else None,
         )
 
     return contract(graph, key, join)
 
 
-def hidden_steps(steps: list[int], how: Any) -> list[int]:
-    """The steps that are not drawn one by one."""
+def _runs(hidden: Iterable[int], steps: list[int]) -> dict[int, int]:
+    """For each hidden step the first of the neighbours that are hidden with it."""
+    hidden, found = set(hidden), {}
+    before: int | None = None
+    for step in steps:
+        if step in hidden:
+            before = found[step] = step if before is None else before
+        else:
+            before = None
+    return found
+
+
+def _parameters_of_steps(graph: Graph) -> dict[tuple[str, int | None], frozenset[str]]:
+    found: dict[tuple[str, int | None], set[str]] = {}
+    for edge in graph.edges:
+        if edge.kind == "parameter":
+            found.setdefault(graph[edge.target].column, set()).add(edge.source)
+    return {column: frozenset(ids) for column, ids in found.items()}
+
+
+def hidden_steps(steps: list[int], how: Any, shown: str | Iterable[int] | None = None) -> list[int]:
+    """The steps that are not drawn one by one.
+
+    Args:
+        steps: all steps, from 0.
+        how: "auto", None for every step, or (head, tail): how many steps to draw at the beginning and at the end.
+        shown: the steps to draw, counted from 1 as in the picture: "1,2,50-52", or several numbers; `how` is not
+            looked at then.
+
+    Raises:
+        ArgumentError: for anything else.
+    """
+    if shown is not None:
+        wanted = chosen_steps(shown)
+        beyond = sorted(wanted - {step + 1 for step in steps})
+        if beyond:
+            raise ArgumentError(
+                f"graph: there is no step {beyond[0]}", expected=f"1 to {len(steps)}", got=str(shown)
+            )  # fmt: skip
+        return [step for step in steps if step + 1 not in wanted]
     if how is None:
         return []
-    if how == "auto":
+    if isinstance(how, str) and how == "auto":
         if len(steps) <= MOST_STEPS:
             return []
         head, tail = HEAD, TAIL
@@ -67,6 +112,21 @@ def hidden_steps(steps: list[int], how: Any) -> list[int]:
         if head < 0 or tail < 0:
             raise ArgumentError("graph: no such fold", expected='"auto", None or (head, tail)', got=repr(how))
     return steps[head : len(steps) - tail]
+
+
+def chosen_steps(shown: str | Iterable[int]) -> set[int]:
+    """The numbers that "1,2,50-52" names.
+
+    Raises:
+        ArgumentError: for text that names none.
+    """
+    found: set[int] = set()
+    for part in shown.split(",") if isinstance(shown, str) else map(str, shown):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
+            raise ArgumentError("graph: no such steps", expected="numbers and ranges such as 1,2,50-52", got=part)
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def steps_in_words(steps: list[int]) -> str:

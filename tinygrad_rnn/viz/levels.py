@@ -134,13 +134,17 @@ def layer(graph: Graph) -> Key:
     def key(node: Node) -> Hashable | None:
         if node.step is None:
             return finer(node)
-        return ("layer" if node.kind == "op" else node.kind, node.layer, node.reverse)
+        return ("layer" if node.kind == "op" else node.kind, node.net, node.layer, node.lane)
 
     return key
 
 
-def _place(node: Node) -> tuple[str | None, int | None, bool, int | None]:
-    return (node.cell, node.layer, node.reverse, node.step)
+def _title(node: Node) -> str:
+    return (node.cell or "cell").removesuffix("Cell")
+
+
+def _place(node: Node) -> Hashable:
+    return (node.column, node.cell, node.layer, node.lane)
 
 
 def _joined(graph: Graph, level: str, found: Hashable, members: list[Node]) -> Node:
@@ -170,6 +174,8 @@ def _joined(graph: Graph, level: str, found: Hashable, members: list[Node]) -> N
             value=made.id,
             shape=made.shape,
             dtype=made.dtype,
+            seen=made.seen,
+            gradient=made.gradient,
         )
     if kind == "shared":
         inside = {node.id for node in members}
@@ -177,9 +183,17 @@ def _joined(graph: Graph, level: str, found: Hashable, members: list[Node]) -> N
             edge.source for edge in graph.edges if edge.source in inside and edge.target not in inside
         )
         texts = dict.fromkeys(formula(graph, inside, graph[id]) for id in outputs)
+        if last.derivative:
+            return replace(common, kind="group", name=f"gradient of {_title(last)}", symbol="", value=None)
         return replace(common, kind="group", name="", symbol="", formula=", ".join(texts), value=None)
     if kind in ("input", "constant"):
         return replace(common, kind=kind, name=last.name, step=None)
-    name = (last.cell or "cell").removesuffix("Cell")
+    name = _title(last)
     step = last.step if level == "cell" else None
-    return replace(common, kind="group", name=name, symbol="", step=step, value=None)
+    if last.derivative:
+        name = f"gradient of {name}"
+    shown = next((node for node in reversed(members) if node.label and node.kind == "op"), last)
+    made = replace(common, kind="group", name=name, symbol="", step=step, value=None)
+    if level == "layer":  # of many values there is no one number
+        return replace(made, seen=None, gradient=None)
+    return replace(made, seen=shown.seen, gradient=shown.gradient)

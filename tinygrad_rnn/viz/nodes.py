@@ -5,10 +5,18 @@ Nothing here knows Graphviz, colours or positions; a picture is a view of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
+
+from .measure import Seen, Statistics
+
+#: The cells of one layer and direction, and pass: 0 for what was asked for, 1 for its gradient, and so on.
+Lane = tuple[int, int, bool]
+
+#: The net, where several are compared, and the time step; None where time is rolled up.
+Column = tuple[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,8 @@ class Node:
         label: the name given by `Tensor.named`; for a state, that of the value it is the first of.
         shape, dtype: the value's; None where the tape does not know them.
         cell, layer, reverse, step: where it ran; steps count from 0.
+        derivative: 0 for what was asked for, n for what the n-th recorded backward did about it.
+        net: which of several nets it belongs to, where they are compared.
         value: the id of the named value that it alone feeds, directly or through others, or its own.
         operands: the ids of its inputs in the op's order; None for one that is no node.
         numbers: for each input the number that it is, in words; None for one that is a value.
@@ -31,6 +41,9 @@ class Node:
         formula: what it computes from its neighbours.
         members: the ids of the ops that it stands for, in the order they ran.
         trains: for a parameter, whether it learns.
+        seen: what `watch` saw of its value; for a group, of the value that it makes.
+        gradient: statistics of the gradient of the result with respect to that value.
+        within: for an ellipsis the smallest and the largest norm of the gradients of states inside.
     """
 
     id: str
@@ -51,6 +64,27 @@ class Node:
     formula: str = ""
     members: tuple[str, ...] = ()
     trains: bool = True
+    derivative: int = 0
+    net: str = ""
+    seen: Seen | None = None
+    gradient: Statistics | None = None
+    within: tuple[float, float] | None = None
+
+    @property
+    def lane(self) -> Lane:
+        """What it shares with the cells of its layer; gradients stand above, those of the last layer first."""
+        layer = self.layer or 0
+        return self.derivative, -layer if self.derivative % 2 else layer, self.reverse
+
+    @property
+    def column(self) -> Column:
+        """What it shares with all that happens at its time."""
+        return self.net, self.step
+
+    @property
+    def leftward(self) -> bool:
+        """Whether its states come from the right: time runs backward, or a gradient through time that runs forward."""
+        return self.reverse != bool(self.derivative % 2)
 
 
 @dataclass(frozen=True)
@@ -91,6 +125,11 @@ class Graph:
         return [node for node in self.nodes if node.kind in kinds]
 
     @property
+    def nets(self) -> list[str]:
+        """The nets there are; one without a name where none are compared."""
+        return list(dict.fromkeys(node.net for node in self.nodes)) or [""]
+
+    @property
     def steps(self) -> list[int]:
         """The time steps there are, in order."""
         return sorted({node.step for node in self.nodes if node.step is not None})
@@ -108,9 +147,45 @@ class Graph:
                 found[edge.source] += edge.count
         return found
 
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """The ids of the parameters that several steps use."""
+        steps: dict[str, set[Column]] = {}
+        for edge in self.edges:
+            if edge.kind == "parameter":
+                steps.setdefault(edge.source, set()).add(self[edge.target].column)
+        return frozenset(id for id, found in steps.items() if len(found) > 1)
+
     def plain(self) -> dict[str, Any]:
         """The graph as dictionaries, lists, strings and numbers, ready for JSON."""
         return {"nodes": [asdict(node) for node in self.nodes], "edges": [asdict(edge) for edge in self.edges]}
+
+
+def beside(graphs: Mapping[str, Graph]) -> Graph:
+    """Several graphs as one, each under its name: the nodes' `net`, and the beginning of their ids."""
+
+    def renamed(node: Node, net: str) -> Node:
+        name = _named(net)
+        return replace(
+            node,
+            id=name(node.id),
+            net=net,
+            value=node.value and name(node.value),
+            operands=tuple(id if id is None else name(id) for id in node.operands),
+            members=tuple(map(name, node.members)),
+        )
+
+    nodes = [renamed(node, net) for net, graph in graphs.items() for node in graph.nodes]
+    edges = [
+        replace(edge, source=_named(net)(edge.source), target=_named(net)(edge.target))
+        for net, graph in graphs.items()
+        for edge in graph.edges
+    ]
+    return Graph(tuple(nodes), tuple(edges))
+
+
+def _named(net: str) -> Callable[[str], str]:
+    return lambda id: f"{net} {id}"
 
 
 def merged(edges: Iterable[Edge]) -> tuple[Edge, ...]:

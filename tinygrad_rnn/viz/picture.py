@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..autograd.tensor import Tensor
-from ..errors import ArgumentError
+from ..errors import ArgumentError, FileError
 from ..nn.module import Module
+from .colour import COLOURS, Scale, measured
 from .dot import PARAMS, to_dot
 from .fold import fold as folded
 from .fold import hidden_steps
 from .levels import LEVELS, at_level
-from .nodes import Graph
+from .nodes import Graph, beside
+from .page import to_html
 from .read import read
-from .render import ENGINES, FORMATS, program, render
+from .render import ENGINES, FORMATS, TIMEOUT, LayoutTimeout, program, render
 from .svg import to_svg
+from .view import View
 
 if TYPE_CHECKING:
     import graphviz
@@ -27,13 +32,21 @@ if TYPE_CHECKING:
 #: "auto" is the finest level with fewer nodes than this.
 MOST_NODES = 400
 
+#: In a picture with more nodes than this there are no chips, and edges are straight.
+CROWDED = 800
+
+#: A picture of more nodes than the first is warned of; one of more than the second is made where it is forced.
+MANY, TOO_MANY = 1_500, 10_000
+
 
 def graph(
     result: Any,
     level: str = "auto",
     fold: Any = "auto",
+    color: str = "none",
     params: str = "ghost",
     *,
+    steps: str | Iterable[int] | None = None,
     module: Module | None = None,
     names: Mapping[str, Tensor] | None = None,
 ) -> Picture:
@@ -51,57 +64,125 @@ def graph(
         level: "op" (every operation once), "gate" (one node a named value and step), "cell" (one a step and layer),
             "layer" (time rolled up); "auto" is the finest that stays under 400 nodes.
         fold: "auto" folds more than 6 steps into 1, 2, ..., T; None draws all; (head, tail) says how many to draw.
-        params: "ghost": a chip at each use and one node a parameter at the side; "once": one node a parameter with an
-            edge to each use; "none".
+        color: what fills of nodes and widths of recurrent edges mean. "grad": the norm of the gradient of the result
+            (of the sum of its elements) with respect to each value, from a backward of its own that leaves every `grad`
+            as it was; "value": the norm of each value, and "saturation": the share of a gate's units whose derivative
+            has all but gone, both of what ran inside `watch()`; "none": the kind of each node.
+        params: "ghost": a chip at each use and one node a parameter at the side (left out where more than 800 nodes are
+            drawn; the caption says so); "once": one node a parameter with an edge to each use; "none".
+        steps: the steps to draw, counted from 1 as in the picture, such as "1,2,50-52"; the others are folded.
         module: names its parameters.
         names: tensors by name, to be drawn as parameters.
 
     Raises:
         ArgumentError: for an argument outside its choices, or a result without a history.
+        GraphError: where gradients are asked for and cannot be had.
     """
-    if level not in ("auto", *LEVELS):
-        raise ArgumentError("graph: no such level", expected=f"auto | {' | '.join(LEVELS)}", got=repr(level))
-    if params not in PARAMS:
-        raise ArgumentError("graph: no such way to draw parameters", expected=" | ".join(PARAMS), got=repr(params))
+    _check(level, color, params)
     named: dict[str, Tensor] = dict(module.named_parameters()) if module is not None else {}
-    ops = read(result, {**named, **(names or {})})
-    hidden = hidden_steps(ops.steps, fold)
-    for chosen in LEVELS if level == "auto" else (level,):
-        drawn = folded(at_level(ops, chosen), fold)
-        if len(drawn.nodes) < MOST_NODES:
-            break
-    return Picture(ops, drawn, chosen, params, hidden)
+    ops = read(result, {**named, **(names or {})}, color == "grad")
+    return Picture(ops, level, fold, color, params, steps)
+
+
+def compare(
+    results: Mapping[str, Any],
+    level: str = "cell",
+    fold: Any = "auto",
+    color: str = "grad",
+    params: str = "none",
+    *,
+    steps: str | Iterable[int] | None = None,
+    modules: Mapping[str, Module] | None = None,
+) -> Picture:
+    """The graphs of several results by name, side by side with one scale of colours.
+
+    >>> import tinygrad_rnn as tg
+    >>> nets = {"rnn": tg.nn.RNN(4, 8), "lstm": tg.nn.LSTM(4, 8)}
+    >>> losses = {name: net(tg.randn(20, 1, 4))[0][-1].sum() for name, net in nets.items()}
+    >>> picture = tg.viz.compare(losses, modules=nets)
+    >>> picture.stats["nodes"]
+    29
+
+    Args:
+        results: by name what `graph` takes.
+        level, fold, color, params, steps: as of `graph`; they hold for all.
+        modules: by the same names what names the parameters.
+
+    Raises:
+        ArgumentError, GraphError: as `graph`.
+    """
+    _check(level, color, params)
+    graphs = {}
+    for name, result in results.items():
+        module = (modules or {}).get(name)
+        graphs[str(name)] = read(result, dict(module.named_parameters()) if module is not None else {}, color == "grad")
+    if not graphs:
+        raise ArgumentError("compare: there is nothing to compare", expected="results by name", got=repr(results))
+    return Picture(beside(graphs), level, fold, color, params, steps)
+
+
+def _check(level: str, color: str, params: str) -> None:
+    for what, choice, choices in (
+        ("level", level, ("auto", *LEVELS)),
+        ("color", color, COLOURS),
+        ("way to draw parameters", params, PARAMS),
+    ):
+        if choice not in choices:
+            raise ArgumentError(f"graph: no such {what}", expected=" | ".join(choices), got=repr(choice))
 
 
 class Picture:
     """A graph that can be looked at. A notebook shows it; where it cannot be drawn, it shows a line of text.
 
     Attributes:
-        graph: what is drawn, as plain nodes and edges.
-        stats: what is in it, in numbers.
+        ops: every operation, as plain nodes and edges.
+        graph: what of it is drawn, at a level and folded.
+        stats: what is in it, in numbers; and under "done" what was done to keep the picture readable.
     """
 
-    def __init__(self, ops: Graph, drawn: Graph, level: str, params: str, hidden: list[int]) -> None:
-        self.graph = drawn
-        self._params, self._uses = params, ops.uses()
-        hidden_nodes = drawn.of_kind("ellipsis")
+    def __init__(
+        self, ops: Graph, level: str, fold: Any, color: str, params: str, steps: str | Iterable[int] | None = None
+    ) -> None:
+        hidden = hidden_steps(ops.steps, fold, steps)
+        for chosen in LEVELS if level == "auto" else (level,):
+            drawn = at_level(ops, chosen)
+            drawn = folded(drawn, hidden) if chosen != "layer" else drawn
+            if len(drawn.nodes) < MOST_NODES:
+                break
+        if color != "none" and not any(measured(node, color) for node in ops.nodes if node.kind == "op"):
+            raise ArgumentError(
+                f"graph: nothing was measured to colour by {color}", hint="with tg.viz.watch(): around the forward pass"
+            )
+        hidden = hidden if chosen != "layer" else []
+        crowded = len(drawn.nodes) > CROWDED
+        done = [f"{_count(len(hidden), 'step')} folded"] if hidden and fold == "auto" and steps is None else []
+        done += [f"level {chosen}"] if level == "auto" and chosen != LEVELS[0] else []
+        done += ["no chips of parameters"] if crowded and params == "ghost" else []
+        done += ["straight edges"] if crowded else []
+        params = "none" if crowded and params == "ghost" else params
+        uses = ops.uses()
+        self.ops, self.graph = ops, drawn
+        self._hidden, self._color = hidden, color
         self.stats: dict[str, Any] = {
-            "level": level,
+            "level": chosen,
             "nodes": len(drawn.nodes),
             "edges": len(drawn.edges),
             "ops": len(ops.of_kind("op")),
             "steps": len(ops.steps),
             "layers": len(ops.layers),
             "parameters": len(ops.of_kind("parameter")),
-            "parameter_uses": sum(self._uses.values()),
-            "hidden_steps": len(hidden) if level != "layer" else 0,
-            "hidden_ops": sum(len(node.members) for node in hidden_nodes),
+            "parameter_uses": sum(uses.values()),
+            "hidden_steps": len(hidden),
+            "hidden_ops": sum(len(node.members) for node in drawn.of_kind("ellipsis")),
+            "done": done,
         }
+        scale = None if color == "none" else Scale.of(drawn.nodes, color)
+        self.view = View(drawn, tuple(self._caption()), params, uses, ops.shared, scale, crowded)
 
     @property
     def source(self) -> str:
         """The picture as DOT text."""
-        return to_dot(self.graph, self._caption(), self._params, self._uses)
+        return to_dot(self.view)
 
     def digraph(self) -> graphviz.Source:
         """The picture as an object of the `graphviz` package."""
@@ -109,63 +190,108 @@ class Picture:
 
         return graphviz.Source(self.source)
 
-    def to_bytes(self, format: str, engine: str = "auto") -> bytes:
+    def to_bytes(self, format: str, engine: str = "auto", timeout: float = TIMEOUT, force: bool = False) -> bytes:
         """The picture as a file's content.
 
         Args:
-            format: svg, png, pdf, dot or json.
+            format: svg, png, pdf, html, dot or json.
             engine: what lays it out: "dot" (Graphviz), "pure" (the program of the graphviz-pure wheel), "builtin" (this
-                library, SVG only), or "auto", the first of these that there is and that can write the format.
+                library; SVG and HTML), or "auto", the first of these that there is and that can write the format.
+            timeout: seconds that a program may take for the layout.
+            force: draw more than 10,000 nodes too.
 
         Raises:
-            ArgumentError: for another format or engine.
+            ArgumentError: for another format or engine, and for more than 10,000 nodes that are not forced.
             MissingError: where Graphviz is needed and missing.
+            FileError: where the layout fails, or takes longer than `timeout`.
         """
         if engine not in ENGINES:
             raise ArgumentError("graph: no such engine", expected=" | ".join(ENGINES), got=repr(engine))
-        if format == "dot":
-            return self.source.encode()
         if format == "json":
             plain = {"stats": self.stats, **self.graph.plain()}
-            return (json.dumps(plain, indent=1, ensure_ascii=False) + "\n").encode()
-        if format not in FORMATS:
+            return (json.dumps(_in_json(plain), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        if format not in (*FORMATS, "html", "dot"):
             raise ArgumentError(
-                "graph: no such format", expected=" | ".join((*FORMATS, "dot", "json")), got=repr(format)
+                "graph: no such format", expected=" | ".join((*FORMATS, "html", "dot", "json")), got=repr(format)
             )
-        found = None if engine == "builtin" else program(format, engine, needed=engine != "auto" or format != "svg")
+        self._check_size(force)
+        if format == "dot":
+            return self.source.encode()
+        if format == "html":
+            return to_html(self.view, self.ops, self.stats["level"], self._hidden, self._color).encode()
+        found = None
+        if engine != "builtin":
+            found = program(format, engine, needed=engine != "auto" or format != "svg")
         if found is not None:
-            return render(found, self.source, format)
+            return render(found, self.source, format, timeout)
         if format != "svg":
             raise ArgumentError("graph: the built-in layout writes SVG", got=format, hint="the engine dot, or pure")
-        return to_svg(self.graph, self._caption(), self._params, self._uses).encode()
+        return to_svg(self.view).encode()
 
-    def save(self, path: str | os.PathLike[str], format: str | None = None, engine: str = "auto") -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        engine: str = "auto",
+        timeout: float = TIMEOUT,
+        force: bool = False,
+    ) -> None:
         """Write the picture; the format is the path's suffix unless given. The file is whole or untouched.
 
-        `engine` is that of `to_bytes`.
+        The other arguments are those of `to_bytes`. Where the layout takes longer than `timeout`, the DOT text is
+        kept beside the path.
 
         Raises:
-            ArgumentError: for a format or an engine that there is not.
+            ArgumentError: for a format or an engine that there is not, and for too many nodes.
             MissingError: where Graphviz is needed and missing.
+            FileError: where the layout fails or takes too long, or the file cannot be written.
+        """
+        path = Path(path)
+        try:
+            content = self.to_bytes(format or path.suffix.lower().removeprefix(".") or "none", engine, timeout, force)
+        except LayoutTimeout as trouble:
+            kept = path.with_suffix(".dot")
+            files.write_whole(kept, self.source.encode())
+            raise FileError(f"{trouble.one_line}; its text is kept in {kept}") from None
+        files.write_whole(path, content)
+
+    def to_html(self, path: str | os.PathLike[str], force: bool = False) -> None:
+        """Write the picture as a page of one file, to explore in a browser: it needs no network and no server.
+
+        Raises:
+            ArgumentError: for too many nodes that are not forced.
             FileError: where the file cannot be written.
         """
-        content = self.to_bytes(format or Path(path).suffix.lower().removeprefix(".") or "none", engine)
-        files.write_whole(path, content)
+        self.save(path, "html", force=force)
+
+    def _check_size(self, force: bool) -> None:
+        count = len(self.graph.nodes)
+        if count > TOO_MANY and not force:
+            raise ArgumentError(
+                "graph: too many nodes for a picture",
+                expected=f"at most {TOO_MANY:,}",
+                got=f"{count:,}",
+                hint="a coarser level, a fold, JSON, or --force (force=True)",
+            )
+        if count > MANY:
+            warnings.warn(
+                f"graph: {count:,} nodes take time to lay out and to read; a coarser level or a fold has fewer",
+                stacklevel=4,
+            )
 
     def _caption(self) -> list[str]:
         stats = self.stats
         cells = list(dict.fromkeys(node.cell.removesuffix("Cell") for node in self.graph.nodes if node.cell))
         title = " and ".join(cells) or "graph"
         sizes = [_count(stats[what], what[:-1]) for what in ("steps", "layers") if stats[what]]
-        totals = f"{_count(stats['ops'], 'operation')} drawn as {_count(len(self._drawn()), 'node')}"
+        drawn = [node for node in self.graph.nodes if node.kind != "parameter"]
+        totals = f"{_count(stats['ops'], 'operation')} drawn as {_count(len(drawn), 'node')}"
         if stats["hidden_steps"]:
             totals += f"; {_count(stats['hidden_steps'], 'step')} with {stats['hidden_ops']} operations folded"
         if stats["parameters"]:
             totals += f"; {_count(stats['parameters'], 'parameter')}, used {stats['parameter_uses']} times"
-        return [", ".join([title, *sizes]), totals]
-
-    def _drawn(self) -> list[Any]:
-        return [node for node in self.graph.nodes if node.kind != "parameter"]
+        done = [f"To stay readable: {', '.join(stats['done'])}"] if stats["done"] else []
+        return [", ".join([title, *sizes]), totals, *done]
 
     def __repr__(self) -> str:
         return f"<graph: {'; '.join(self._caption())}>"
@@ -187,3 +313,12 @@ class Picture:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _in_json(value: Any) -> Any:
+    """The same, with numbers that JSON has no word for as text."""
+    if isinstance(value, dict):
+        return {name: _in_json(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_json(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

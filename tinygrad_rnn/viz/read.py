@@ -14,30 +14,45 @@ from typing import Any
 
 from ..autograd.replay import unfolded
 from ..autograd.tape import Node as TapeNode
-from ..autograd.tape import Place, Tape
+from ..autograd.tape import Place, Tape, writes
 from ..autograd.tensor import Tensor
 from ..errors import ArgumentError
 from ..nn.module import Parameter
+from . import measure
+from .measure import Seen, Statistics
 from .nodes import Edge, Graph, Node, merged
 
 
-def read(result: Any, parameters: Mapping[str, Tensor] | None = None) -> Graph:
+def read(result: Any, parameters: Mapping[str, Tensor] | None = None, measured: bool = False) -> Graph:
     """The graph behind a result.
 
     Args:
         result: a tensor, a nest of tensors, or a `Tape`, of which every op is taken.
         parameters: tensors by name. Those that nothing uses are in the graph too.
+        measured: whether the gradient of the result (of the sum of its elements; of a tape, of the last that can be
+            differentiated) is taken with respect to every value.
 
     Raises:
         ArgumentError: for a result without a history.
+        GraphError: where gradients are asked for and cannot be had.
     """
-    return _Reader(_history(result), parameters or {}).graph()
+    roots = _roots(result)
+    history = _history(result, roots)
+    nodes, now = unfolded(history)
+    gradients: dict[int, Statistics] = {}
+    if measured:
+        for node in history:
+            if id(node) in now and type(node.saved) is tuple:
+                writes.check(node, node.saved)
+        ends = roots if not isinstance(result, Tape) else [node for node in roots if True in node.wanted][-1:]
+        gradients = measure.gradients(nodes, [now.get(id(root), root) for root in ends])
+    return _Reader(nodes, parameters or {}, gradients).graph()
 
 
-def _history(result: Any) -> list[TapeNode]:
+def _history(result: Any, roots: list[TapeNode]) -> list[TapeNode]:
     """Every tape node behind the result, oldest first."""
     found: dict[int, TapeNode] = {}
-    for root in _roots(result):
+    for root in roots:
         if root.order not in found:
             found.update((node.order, node) for node in root.ancestors())
     if not any(node.op is not None for node in found.values()):
@@ -47,7 +62,7 @@ def _history(result: Any) -> list[TapeNode]:
             got=f"{type(result).__name__} without a history",
             hint="with tg.Tape() as tape: ... and graph(tape) shows every operation that ran",
         )
-    return unfolded([found[order] for order in sorted(found)])
+    return [found[order] for order in sorted(found)]
 
 
 def _roots(result: Any) -> list[TapeNode]:
@@ -65,8 +80,10 @@ def _roots(result: Any) -> list[TapeNode]:
 class _Reader:
     """Reads one history; its fields are what the rules below need to look up."""
 
-    def __init__(self, history: list[TapeNode], parameters: Mapping[str, Tensor]) -> None:
-        self.history = history
+    def __init__(
+        self, history: list[TapeNode], parameters: Mapping[str, Tensor], gradients: dict[int, Statistics]
+    ) -> None:
+        self.history, self.gradients = history, gradients
         self.parameters = parameters
         self.name_of = {id(t.node): name for name, t in parameters.items() if t.node is not None}
         self.frozen = {id(t._array): name for name, t in parameters.items() if not t.requires_grad}
@@ -78,7 +95,7 @@ class _Reader:
 
     def graph(self) -> Graph:
         for name, tensor in self.parameters.items():
-            self._parameter(name, tensor.shape, str(tensor.dtype), tensor.requires_grad)
+            self._parameter(name, tensor, tensor.node)
         for i, node in enumerate(self.history):
             if node.op is None:
                 self._leaf(i, node)
@@ -86,10 +103,18 @@ class _Reader:
                 self._op(f"n{i}", node)
         return Graph(tuple(self.nodes.values()), merged(self.edges))
 
-    def _parameter(self, name: str, shape: tuple[int, ...], dtype: str, trains: bool = True) -> str:
-        id = f"p {name}"
-        self.nodes.setdefault(id, Node(id, "parameter", name, shape=tuple(shape), dtype=dtype, trains=trains))
-        return id
+    def _parameter(self, name: str, tensor: Tensor | None, leaf: TapeNode | None) -> str:
+        """A parameter's node, of what is still there of it."""
+        id_, known = f"p {name}", tensor if tensor is not None else leaf
+        assert known is not None
+        made = Node(id_, "parameter", name, shape=tuple(known.shape), dtype=str(known.dtype))
+        gradient = self.gradients.get(leaf.order) if leaf is not None else None
+        if tensor is not None:
+            if gradient is None and tensor.grad is not None:
+                gradient = Statistics.of(tensor.grad._array)
+            made = replace(made, trains=tensor.requires_grad, seen=Seen(Statistics.of(tensor._array)))
+        self.nodes.setdefault(id_, replace(made, gradient=gradient))
+        return id_
 
     def _leaf(self, i: int, node: TapeNode) -> None:
         owner = node.owner() if node.owner is not None else None
@@ -97,22 +122,25 @@ class _Reader:
             self.id_of[id(node)] = f"p {self.name_of[id(node)]}"
         elif isinstance(owner, Parameter) or (node.owner is not None and owner is None):  # the second: a net since gone
             number = 1 + sum(known.kind == "parameter" for known in self.nodes.values())
-            self.id_of[id(node)] = self._parameter(f"parameter {number}", node.shape, str(node.dtype))
+            self.id_of[id(node)] = self._parameter(node.label or f"parameter {number}", owner, node)
         else:
             id_, name = f"n{i}", node.label or "input"
-            self.nodes[id_] = Node(id_, "input", name, "", node.label, node.shape, str(node.dtype))
+            made = Node(id_, "input", name, "", node.label, node.shape, str(node.dtype))
+            self.nodes[id_] = replace(made, gradient=self.gradients.get(node.order))
             self.id_of[id(node)] = id_
 
     def _op(self, id_: str, node: TapeNode) -> None:
         assert node.op is not None
+        joint = node.op.joint is not None  # a whole sequence that cannot be opened: its values were freed
+        place = node.place
         states = [self._state(node, k) for k in range(len(node.parents))]
         operands = tuple(self._operand(node, k, states[k]) for k in range(len(node.parents)))
         self.id_of[id(node)] = id_
         made = Node(
             id_,
             "op",
-            node.op.name,
-            node.op.symbol,
+            "fused" if joint else node.op.name,
+            f"{place.cell.removesuffix('Cell')} fused".strip() if joint and place else node.op.symbol,
             node.label,
             node.shape,
             str(node.dtype),
@@ -120,6 +148,8 @@ class _Reader:
             numbers=_numbers(node),
             settings=_settings(node),
             members=(id_,),
+            seen=measure.seen(node),
+            gradient=self.gradients.get(node.order),
         )
         self.nodes[id_] = made = _placed(made, node.place)
         for operand, state in zip(operands, states):
@@ -131,9 +161,10 @@ class _Reader:
             return Edge(source.id, target.id, "parameter")
         if state is not None:
             return Edge(source.id, target.id, "recurrent", state)
-        same = (source.layer, source.reverse) == (target.layer, target.reverse)
-        if same and source.step is not None and target.step is not None and source.step != target.step:
-            return Edge(source.id, target.id, "recurrent", source.label or "state")
+        steps = source.step is not None and target.step is not None and source.step != target.step
+        if steps and source.lane == target.lane:
+            name = source.label or ("gradient" if source.derivative else "state")
+            return Edge(source.id, target.id, "recurrent", name)
         return Edge(source.id, target.id)
 
     def _operand(self, node: TapeNode, k: int, state: str | None) -> str | None:
@@ -155,14 +186,14 @@ class _Reader:
             return f"p {self.frozen[id(array)]}"
         if state is not None:
             assert place is not None
-            made = Node(f"initial {place.layer} {place.reverse} {state}", "initial", state, "", state, shape, dtype)
+            made = Node(f"initial {_lane(place)} {state}", "initial", state, "", state, shape, dtype)
             made = replace(_placed(made, place), step=None)
         elif array is None and inspect.signature(op.rule).parameters[name].default is None:
             return None  # left out, as a bias may be
         elif op.kind == "elementwise" and not shape:
             return None  # a number in the formula, such as 1 in 1 - z
         elif k == 0 and place is not None and self._counterpart(node) is not None:
-            id_ = f"input {place.layer} {place.reverse} {place.step}"
+            id_ = f"input {_lane(place)} {place.step}"
             made = _placed(Node(id_, "input", "x", shape=shape, dtype=dtype), place)
         else:
             id_ = f"constant {len(self.nodes)}"
@@ -203,7 +234,13 @@ def _programs(history: Iterable[TapeNode]) -> dict[Place, list[TapeNode]]:
 def _placed(node: Node, place: Place | None) -> Node:
     if place is None:
         return node
-    return replace(node, cell=place.cell, layer=place.layer, reverse=place.reverse, step=place.step)
+    cell, layer, reverse, step, derivative = place
+    return replace(node, cell=cell or None, layer=layer, reverse=reverse, step=step, derivative=derivative)
+
+
+def _lane(place: Place) -> str:
+    """A layer and direction, as part of an id."""
+    return f"{place.layer} {place.reverse}" + (f" {place.derivative}" if place.derivative else "")
 
 
 def _kept(node: TapeNode, name: str) -> Any:
@@ -225,6 +262,9 @@ def _numbers(node: TapeNode) -> tuple[str | None, ...]:
 def _settings(node: TapeNode) -> str:
     """The settings that say what the op did, in words."""
     settings = node.settings or {}
+    if "run" in settings:  # of a whole sequence
+        steps = getattr(settings["run"], "steps", None)
+        return f"{steps} steps" if steps is not None else ""
     if "key" in settings:
         key = settings["key"]
         return f"[{', '.join(_index(part) for part in (key if isinstance(key, tuple) else (key,)))}]"

@@ -49,28 +49,33 @@ def _pure() -> str | None:
     return shutil.which("graphviz-pure", path=beside)
 
 
-def render(by: str, source: str, format: str) -> bytes:
+class LayoutTimeout(FileError):
+    """A program took too long."""
+
+
+def render(by: str, source: str, format: str, timeout: float = TIMEOUT) -> bytes:
     """The picture of a DOT text, by the program at a path.
 
     Raises:
+        LayoutTimeout: where it takes more seconds than `timeout`.
         FileError: where it fails, with what it said.
     """
     command = [by, f"-T{format}"]
-    done = _run(command, source)
+    done = _run(command, source, timeout)
     if done.returncode:  # dot's curves can fail where a straight line does not
-        done = _run([*command, "-Gsplines=line"], source)
+        done = _run([*command, "-Gsplines=line"], source, timeout)
     if done.returncode or not done.stdout:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise FileError(f"graph: {Path(command[0]).name} failed", got=said[0] if said else f"code {done.returncode}")
     return done.stdout
 
 
-def _run(command: list[str], source: str) -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str], source: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(command, input=source.encode(), capture_output=True, timeout=TIMEOUT, check=False)
+        return subprocess.run(command, input=source.encode(), capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        raise FileError(
-            f"graph: the layout took more than {TIMEOUT:.0f} s", hint="a coarser level, a fold, or save it as .dot"
+        raise LayoutTimeout(
+            f"graph: the layout took more than {timeout:g} s", hint="a coarser level, a fold, or the engine builtin"
         ) from None
     except OSError as trouble:
         raise FileError(f"graph: cannot run {command[0]}: {trouble.strerror or trouble}") from None

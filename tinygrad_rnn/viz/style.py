@@ -20,6 +20,7 @@ PLAIN = ("#FFFFFF", "#52606D")
 GATE = ("#F1F4F7", "#52606D")
 TINTS = {"cell": "#FCEBDD", "hidden": "#E1EFF8"}
 CONSTANT = ("#FFFFFF", RULE)
+GRADIENT = ("#F3EEF9", "#6B4E9B")
 
 
 def states(names: list[str]) -> dict[str, str]:
@@ -36,6 +37,8 @@ def paint(node: Node, colours: dict[str, str]) -> tuple[str, str]:
         return INPUT
     if node.kind == "constant":
         return CONSTANT
+    if node.derivative:
+        return GRADIENT
     if node.label in colours:
         return TINTS.get(node.label or "", "#FFFFFF"), colours[node.label or ""]
     return GATE if node.kind == "group" and node.label else PLAIN
@@ -75,6 +78,6 @@ def subscript(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
-def small(text: str) -> str:
-    """Text in small faint letters, inside an HTML-like label."""
-    return f'<font point-size="10" color="{FAINT}">{markup(text)}</font>'
+def small(text: str, colour: str = FAINT) -> str:
+    """Text in small letters, inside an HTML-like label."""
+    return f'<font point-size="10" color="{colour}">{markup(text)}</font>'

@@ -7,31 +7,25 @@ other way round), a colour each state.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 from . import style, words
-from .nodes import Edge, Graph, Node
+from .colour import Scale, is_dark
+from .nodes import Edge, Node
 from .place import CHIP, Box, Places, letters
+from .view import View
 
 _MARGIN = 18.0
 
 
-def to_svg(graph: Graph, caption: list[str], params: str = "ghost", uses: dict[str, int] | None = None) -> str:
-    """The SVG text of a graph; the arguments are those of `to_dot`."""
-    return _Drawing(graph, caption, params, graph.uses() if uses is None else uses).text()
+def to_svg(view: View) -> str:
+    """The SVG text of a graph."""
+    return _Drawing(view).text()
 
 
 class _Drawing:
-    def __init__(self, graph: Graph, caption: list[str], params: str, uses: dict[str, int]) -> None:
-        self.graph, self.caption, self.params, self.uses = graph, caption, params, uses
-        self.recurrent = [edge for edge in graph.edges if edge.kind == "recurrent"]
-        self.colours = style.states(list(dict.fromkeys(edge.name for edge in self.recurrent)))
-        used: dict[str, list[Node]] = {}
-        for edge in graph.edges:
-            if edge.kind == "parameter" and params == "ghost" and graph[edge.target].kind != "ellipsis":
-                used.setdefault(edge.target, []).append(graph[edge.source])
-        parameters = graph.of_kind("parameter") if params != "none" else []
-        self.places = Places(graph, used, parameters, uses)
+    def __init__(self, view: View) -> None:
+        self.view, self.graph, self.places = view, view.graph, Places(view)
 
     def text(self) -> str:
         body = [*self._frames(), *self._axis(), *self._edges(), *self._nodes()]
@@ -47,7 +41,7 @@ class _Drawing:
             f'font-family="{style.FONT}, Helvetica, sans-serif">'
         )
         ground = f'<rect x="{_n(left)}" y="{_n(top)}" width="{_n(width)}" height="{_n(height)}" fill="#FFFFFF"/>'
-        title = f"<title>{escape(style.clean(self.caption[0]))}</title>"
+        title = f"<title>{words.escaped(self.view.caption[0])}</title>"
         return "\n".join([head, title, ground, *body, *foot, "</svg>"]) + "\n"
 
     # --- Around the nodes ---
@@ -77,22 +71,33 @@ class _Drawing:
     def _caption(self) -> Iterator[str]:
         axis = [y + 13.0 * text.count("\n") for _, y, text in self.places.axis]
         y, x = max([self.places.height, *axis]) + 44.0, 0.0
-        first, *rest = self.caption
+        first, *rest = self.view.caption
         yield _words(first, x, y, 15.0, style.INK, strong=True, anchor="start")
         self.foot_width, y = letters(first, 15.0) * 1.06, y + 20.0
-        legend = [(colour, f"{name} state", "") for name, colour in self.colours.items()]
-        if self.places.chips:
-            legend.append((style.PARAMETER[1], "parameters, the same at every step", ' stroke-dasharray="4 3"'))
-        for colour, text, dashes in legend:
-            yield _path(f"M{_n(x)} {_n(y - 4)}h22", colour, 2.2, dashes, arrow=(x + 26, y - 4, 1, 0))
+        legend = self.view.legend()
+        for colour, text, dashed in legend:
+            look = ' stroke-dasharray="4 3"' if dashed else ""
+            yield _path(f"M{_n(x)} {_n(y - 4)}h22", colour, 2.2, look, arrow=(x + 26, y - 4, 1, 0))
             yield _words(text, x + 32.0, y, 12.0, style.INK, anchor="start")
             x += letters(text, 12.0) + 56.0
         self.foot_width = max(self.foot_width, x)
         y += 18.0 if legend else 0.0
+        if self.view.scale is not None:
+            yield from self._scale(self.view.scale, y)
+            y += 22.0
         for line in rest:
             yield _words(line, 0.0, y, 10.0, style.FAINT, anchor="start")
             self.foot_width, y = max(self.foot_width, letters(line, 10.0)), y + 14.0
         self.foot = y
+
+    def _scale(self, scale: Scale, y: float) -> Iterator[str]:
+        yield _words(scale.title, 0.0, y, 12.0, style.INK, anchor="start")
+        x = letters(scale.title, 12.0) + 14.0
+        for colour, text in scale.marks():
+            yield _rect(Box(x, y - 11.0, 34.0, 15.0), f'fill="{colour}"', 0)
+            yield _words(text, x + 17.0, y, 9.0, "#FFFFFF" if is_dark(colour) else style.INK)
+            x += 34.0
+        self.foot_width = max(self.foot_width, x)
 
     # --- Nodes ---
 
@@ -101,18 +106,18 @@ class _Drawing:
             box = self.places.boxes.get(node.id)
             if box is None:
                 continue
-            fill, line = style.paint(node, self.colours)
-            several = words.parameter_lines(node, self.uses.get(node.id, 0)) if node.kind == "parameter" else (
-                words.lines(node)
-            )  # fmt: skip
-            yield f"<g id={quoteattr(style.clean(node.id))}><title>{escape(style.clean(words.tooltip(node)))}</title>"
+            (fill, line), (ink, faint) = self.view.paint(node), self.view.ink(node)
+            several = words.lines(node, self.view.trouble(node))
+            if node.kind == "parameter":
+                several = words.parameter_lines(node, self.view.uses.get(node.id, 0))
+            yield f"<g id={quoteattr(style.clean(node.id))}><title>{words.escaped(words.tooltip(node))}</title>"
             if node.kind != "ellipsis":
-                dashes = "" if node.trains else ' stroke-dasharray="4 3"'
+                dashes = "" if node.trains and not node.derivative else ' stroke-dasharray="4 3"'
                 yield _rect(box, f'fill="{fill}" stroke="{line}" stroke-width="1.2"{dashes}', 5)
             y = box.y + (box.height - sum(size + 3.0 for _, size, _ in several)) / 2
             for text, size, strong in several:
                 y += size + 3.0
-                yield _words(text, box.middle[0], y - 4.0, size, style.INK if size > 10.0 else style.FAINT, strong)
+                yield _words(text, box.middle[0], y - 4.0, size, ink if size > 10.0 else faint, strong)
             yield "</g>"
         for id, parameters in self.places.chips.items():
             yield from self._chip(id, self.places.boxes[f"chip {id}"], parameters)
@@ -120,8 +125,8 @@ class _Drawing:
     def _chip(self, id: str, box: Box, parameters: list[Node]) -> Iterator[str]:
         fill, line = style.PARAMETER
         names = ", ".join(parameter.name for parameter in parameters)
-        hint = escape(style.clean(f"{names}: the same at every step"))
-        yield f"<g id={quoteattr(style.clean(f'chip {id}'))}><title>{hint}</title>"
+        hint = words.escaped(self.view.same(names, parameters))
+        yield f'<g class="chip"><title>{hint}</title>'
         yield _rect(box, f'fill="{fill}" stroke="{line}" stroke-dasharray="3 2"', 4)
         y = box.y + 4.0
         for text in words.chip_lines(parameters):
@@ -146,7 +151,7 @@ class _Drawing:
                 yield from self._data(edge, ends[0], ends[1])
             elif edge.kind == "recurrent":
                 together.setdefault((edge.source, edge.target), []).append(edge)
-            elif self.params == "once":
+            elif self.view.params == "once":
                 yield from self._once(ends[0], ends[1])
         for (source, target), edges in together.items():
             for i, edge in enumerate(edges):
@@ -181,15 +186,14 @@ class _Drawing:
         yield _path(f"M{_n(x)} {_n(y)}L{_n(to_x)} {_n(to_y)}", style.PARAMETER[1], 0.8, ' stroke-dasharray="4 3"')
 
     def _state(self, edge: Edge, source: Box, target: Box, aside: float) -> Iterator[str]:
-        colour = self.colours[edge.name]
-        back = self.graph[edge.target].reverse
-        colour = style.REVERSED.get(colour, colour) if back else colour
-        hint = f"<title>{escape(style.clean(edge.name))} state</title>"
+        colour, width = self.view.edge(edge)
+        back = self.graph[edge.target].leftward
+        hint = f"<title>{words.escaped(edge.name)} state</title>"
         if edge.source == edge.target:
             x, y = source.x + source.width, source.middle[1] + aside
             yield _path(
                 f"M{_n(x)} {_n(y - 6)}C{_n(x + 34)} {_n(y - 22)} {_n(x + 34)} {_n(y + 22)} {_n(x + 6)} {_n(y + 6)}",
-                colour, 2.2, arrow=(x, y + 5, -1, 0), hint=hint,
+                colour, width, arrow=(x, y + 5, -1, 0), hint=hint,
             )  # fmt: skip
             yield _words(f"×{edge.count}", x + 40.0, y + 4.0, 10.0, style.FAINT)
             return
@@ -205,7 +209,7 @@ class _Drawing:
         yield _path(
             f"M{_n(start)} {_n(y)}H{_n(leave)}C{_n(leave + bend)} {_n(y)} {_n(enter - bend)} {_n(to_y)} "
             f"{_n(enter)} {_n(to_y)}H{_n(tip)}",
-            colour, 2.2, arrow=(end, to_y, way, 0), hint=hint,
+            colour, width, arrow=(end, to_y, way, 0), hint=hint,
         )  # fmt: skip
 
 
@@ -225,7 +229,7 @@ def _words(
     weight = ' font-weight="bold"' if strong else ""
     return (
         f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}" fill="{colour}" text-anchor="{anchor}"{weight} '
-        f'xml:space="preserve">{escape(style.clean(text))}</text>'
+        f'xml:space="preserve">{words.escaped(text)}</text>'
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from xml.sax.saxutils import escape
 
 from . import style
+from .colour import is_dark
+from .measure import Statistics
 from .nodes import Node
 from .style import markup, small
+from .view import View
 
 
 def shape(node: Node) -> str:
@@ -14,14 +18,20 @@ def shape(node: Node) -> str:
     return str(node.shape) if node.shape is not None else ""
 
 
+def escaped(text: str) -> str:
+    """Text inside XML or HTML."""
+    return escape(style.clean(text))
+
+
 #: A line of a label: the words, their size in points, and whether they are bold.
 Line = tuple[str, float, bool]
 
 
-def lines(node: Node) -> list[Line]:
-    """What a node is, and small below it what it computes, or its shape."""
+def lines(node: Node, trouble: str = "") -> list[Line]:
+    """What a node is, and small below it what it computes, or its shape; and a word for what is not finite."""
     if node.kind == "ellipsis":
-        return [("· · ·", 20.0, False)]
+        norms = [] if node.within is None else [f"gradient {node.within[0]:.1e}", f"to {node.within[1]:.1e}"]
+        return [("· · ·", 20.0, False), *[(line, 10.0, False) for line in norms]]
     title, below, strong = node.name, shape(node), True
     if node.kind == "input" and node.step is not None:
         title += style.subscript(node.step + 1)
@@ -35,32 +45,45 @@ def lines(node: Node) -> list[Line]:
         strong = bool(node.label)
     elif node.kind == "constant":
         strong = False
-    return [(title, 12.0, strong), *([(below, 10.0, False)] if below else [])]
+    found = [(title, 12.0, strong), *([(below, 10.0, False)] if below else [])]
+    return [*found, (trouble, 12.0, True)] if trouble else found
 
 
-def label(node: Node) -> str:
+def label(node: Node, faint: str = style.FAINT, trouble: str = "") -> str:
     """The lines of a node as markup."""
+    found = lines(node, trouble)
     if node.kind == "ellipsis":
-        return '<font point-size="20">· · ·</font>'
-    return _marked(lines(node))
+        return "<br/>".join(['<font point-size="20">· · ·</font>', *[small(text) for text, _, _ in found[1:]]])
+    return _marked(found, faint)
 
 
 def parameter_lines(node: Node, uses: int) -> list[Line]:
     """Of the one true node of a parameter: its name, and how large it is and how often it is used."""
     used = f"×{uses} uses" if uses > 1 else ("1 use" if uses else "not used")
     parts = [shape(node), used, "" if node.trains else "frozen"]
-    return [(node.name, 12.0, True), ("  ".join(part for part in parts if part), 10.0, False)]
+    norms = [f"norm {node.seen.values.norm:.3g}" if node.seen is not None else ""]
+    norms += [f"gradient {node.gradient.norm:.2g}" if node.gradient is not None else ""]
+    below = ["  ".join(part for part in several if part) for several in (parts, norms)]
+    return [(node.name, 12.0, True), *[(line, 10.0, False) for line in below if line]]
 
 
-def parameter(node: Node, uses: int) -> str:
+def parameter(node: Node, uses: int, faint: str = style.FAINT) -> str:
     """The same as markup."""
-    return _marked(parameter_lines(node, uses))
+    return _marked(parameter_lines(node, uses), faint)
 
 
-def _marked(several: list[Line]) -> str:
-    (title, _, strong), *below = several
-    text = f"<b>{markup(title)}</b>" if strong else markup(title)
-    return "<br/>".join([text, *[small(one) for one, _, _ in below]])
+def _marked(several: list[Line], faint: str) -> str:
+    found = []
+    for text, size, strong in several:
+        part = markup(text) if size > 10.0 else small(text, faint)
+        found.append(f"<b>{part}</b>" if strong else part)
+    return "<br/>".join(found)
+
+
+def frame(node: Node, many: bool) -> str:
+    """The title of the frame around a node's cell; `many` where there are several layers."""
+    title = (node.cell or "").removesuffix("Cell") + (f", layer {node.layer}" if many else "")
+    return title + (", reverse" if node.reverse else "") + (", gradient" if node.derivative else "")
 
 
 def chip_lines(nodes: Sequence[Node]) -> list[str]:
@@ -87,16 +110,47 @@ def tooltip(node: Node) -> str:
         f"{node.shape} {node.dtype}" if node.shape is not None else "",
         " ".join(part for part in where if part),
         made.strip(),
+        *numbers(node),
     ]
     return "\n".join(dict.fromkeys(line for line in lines if line))
 
 
-def caption(lines: list[str], colours: dict[str, str], chips: bool) -> str:
-    """The title, a legend of the edges, and the totals."""
-    first, *rest = lines
-    legend = [f'<font color="{colour}"><b>──►</b></font> {markup(name)} state' for name, colour in colours.items()]
-    if chips:
-        legend.append(f'<font color="{style.PARAMETER[1]}">- - ►</font> parameters, the same at every step')
-    rows = [f'<font point-size="15"><b>{markup(first)}</b></font>', "     ".join(legend), *map(small, rest)]
+def numbers(node: Node) -> list[str]:
+    """What was measured, in words."""
+    found = []
+    if node.seen is not None:
+        found.append(f"value: {_in_words(node.seen.values)}")
+        if node.seen.saturated is not None:
+            found.append(f"saturated: {node.seen.saturated:.0%} of units")
+    if node.gradient is not None:
+        found.append(f"gradient: {_in_words(node.gradient)}")
+    if node.within is not None:
+        found.append(f"gradients of the states inside: norms from {node.within[0]:.3e} to {node.within[1]:.3e}")
+    return found
+
+
+def _in_words(of: Statistics) -> str:
+    words = f"norm {of.norm:.3e}, mean {of.mean:.3g}, std {of.std:.3g}, from {of.min:.3g} to {of.max:.3g}"
+    strange = [f"{count} {name}" for count, name in ((of.nan, "NaN"), (of.inf, "infinite")) if count]
+    return ", ".join([words, *strange])
+
+
+def caption(view: View) -> str:
+    """The title, a legend of edges and colours, and the totals."""
+    first, *rest = view.caption
+    legend = [
+        f'<font color="{colour}"><b>{"- - ►" if dashed else "──►"}</b></font> {markup(text)}'
+        for colour, text, dashed in view.legend()
+    ]
+    rows = [f'<font point-size="15"><b>{markup(first)}</b></font>', "     ".join(legend)]
     cells = "".join(f"<tr><td>{row}</td></tr>" for row in rows if row)
+    if view.scale is not None:
+        marks = "".join(
+            f'<td bgcolor="{colour}" width="34"><font point-size="9" '
+            f'color="{"#FFFFFF" if is_dark(colour) else style.INK}">{markup(text) or " "}</font></td>'
+            for colour, text in view.scale.marks()
+        )
+        bar = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="3"><tr><td>{markup(view.scale.title)}'
+        cells += f"<tr><td>{bar}  </td>{marks}</tr></table></td></tr>"
+    cells += "".join(f"<tr><td>{small(row)}</td></tr>" for row in rest)
     return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="3"><tr><td> </td></tr>{cells}</table>'
