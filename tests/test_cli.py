@@ -41,6 +41,68 @@ def test_folding(capfdbinary):
         assert shown in capfdbinary.readouterr().out
 
 
+def test_colours_of_its_own_nets(tmp_path):
+    path = tmp_path / "net.json"
+    for color, what in (("grad", "gradient"), ("value", "seen"), ("saturation", "seen")):
+        assert cli.main(["graph", "--color", color, "--steps", "9", "-o", str(path)]) == 0
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        assert all(node[what] is not None for node in nodes if node["kind"] == "group" and node["label"])
+        assert [node["name"] for node in nodes if node["label"] == "loss"] == ["loss"]
+
+
+def test_the_same_seed_makes_the_same_picture(capfdbinary):
+    texts = []
+    for seed in ("0", "0", "1"):
+        assert cli.main(["graph", "--color", "grad", "--seed", seed]) == 0
+        texts.append(capfdbinary.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_comparison(tmp_path, capsys):
+    path = tmp_path / "net.json"
+    assert cli.main(["graph", "--compare", "rnn,gru", "--layers", "2", "-o", str(path)]) == 0
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    assert {node["net"] for node in plain["nodes"]} == {"rnn", "gru"}
+    assert plain["stats"]["steps"] == 20 and plain["stats"]["level"] == "cell" and plain["stats"]["layers"] == 2
+    fails(capsys, "--compare", "rnn,elman", says="expected some of rnn,lstm,gru")
+    fails(capsys, "--compare", "rnn,rnn", says="each once")
+    fails(capsys, "--compare", "rnn,gru", "--cell", "lstm", says="--cell beside it")
+
+
+def test_steps_to_draw(capfdbinary):
+    for asked in (["--steps", "60", "--steps", "1,2,50-52"], ["--steps", "1,2,50-52", "--steps", "60"]):
+        assert cli.main(["graph", *asked]) == 0
+        text = capfdbinary.readouterr().out
+        assert b"steps 3 to 49" in text and b"steps 53 to 60" in text
+    assert cli.main(["graph", "--steps", "1,2,50-52"]) == 0  # as many steps as that takes
+    text = capfdbinary.readouterr().out
+    assert b"steps 3 to 49" in text and b"LSTM, 52 steps" in text
+
+
+def test_steps_that_there_are_not(capsys):
+    fails(capsys, "--steps", "3,x", says="numbers and ranges")
+    fails(capsys, "--steps", "9", "--steps", "3,10", says="there is no step 10")
+
+
+def test_a_warning_is_a_line(tmp_path, capsys):
+    asked = ["graph", "--cell", "rnn", "--steps", "300", "--no-fold", "--level", "op", "--engine", "builtin"]
+    assert cli.main([*asked, "-o", str(tmp_path / "net.svg")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("tinygrad-rnn graph: ") and "nodes take time" in said
+
+
+def test_pages(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        OWN + "def quiet():\n    with tg.Tape() as tape:\n        tg.ones(2) * tg.ones(2)\n    return tape\n"
+    )
+    for asked in (["--steps", "9"], ["--from", f"{file}:cell"], ["--from", f"{file}:quiet"], ["--compare", "rnn,lstm"]):
+        path = tmp_path / "net.html"
+        assert cli.main(["graph", *asked, "-o", str(path)]) == 0
+        assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+        path.unlink()
+
+
 def test_bad_arguments(capsys):
     fails(capsys, "--cell", "transformer", says="invalid choice")
     fails(capsys, "--steps", "0", says="from 1")
@@ -48,6 +110,9 @@ def test_bad_arguments(capsys):
     fails(capsys, "--fold", "2", says="HEAD,TAIL")
     fails(capsys, "--fold", "2,1", "--no-fold", says="not allowed with")
     fails(capsys, "--format", "gif", says="no such format")
+    fails(capsys, "--color", "pink", says="invalid choice")
+    fails(capsys, "--timeout", "0", says="more than 0")
+    fails(capsys, "--from", "own.py:f", "--compare", "rnn,lstm", says="--compare beside it")
     assert cli.main([]) == 2
     assert cli.main(["paint"]) == 2
 
@@ -80,7 +145,7 @@ def test_without_graphviz(tmp_path, capsys, monkeypatch):
     fails(capsys, "--engine", "builtin", "-o", tmp_path / "net.png", says="writes SVG")
     fails(capsys, "--engine", "neato", says="invalid choice")
     assert not list(tmp_path.iterdir())
-    for name in ("net.dot", "net.svg", "net.json"):
+    for name in ("net.dot", "net.svg", "net.json", "net.html"):
         assert cli.main(["graph", "-o", str(tmp_path / name)]) == 0
 
 

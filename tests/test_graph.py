@@ -406,6 +406,7 @@ def test_without_graphviz_one_line_says_what_brings_it(tmp_path, monkeypatch):
     picture = tg.viz.graph(outputs)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setitem(sys.modules, "graphviz", None)
     for format, engine in (("png", "auto"), ("svg", "dot"), ("svg", "pure"), ("pdf", "dot")):
         with pytest.raises(MissingError) as caught:
             picture.save(tmp_path / f"net.{format}", engine=engine)
@@ -417,7 +418,7 @@ def test_without_graphviz_one_line_says_what_brings_it(tmp_path, monkeypatch):
     with pytest.raises(ArgumentError, match="SVG"):
         picture.save(tmp_path / "net.png", engine="builtin")
     assert not list(tmp_path.iterdir())
-    for suffix in ("dot", "json", "svg"):
+    for suffix in ("dot", "json", "svg", "html"):
         picture.save(tmp_path / f"net.{suffix}")
     assert (tmp_path / "net.svg").read_bytes() == picture.to_bytes("svg", "builtin")
     assert picture._repr_mimebundle_()["image/svg+xml"].startswith("<svg")

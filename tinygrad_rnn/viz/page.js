@@ -426,11 +426,11 @@
   function drawGradients(placed, at, top) {
     const scale = data.scales.grad, level = data.levels.gate, height = 110;
     if (!scale) return ["", 0];
-    const states = new Set(level.edges.filter((e) => e[2] === 1).map((e) => e[0])), series = new Map();
-    for (const i of states) {
-      const node = lookOf("gate", i);
-      if (node.step === null || !node.grad || node.lane === null) continue;
-      const key = `${node.net}|${node.lane}|${node.gate}`;
+    const keyOf = (node) => `${node.net}|${node.lane}|${node.gate}`, series = new Map();
+    const states = new Set(level.edges.filter((e) => e[2] === 1).map((e) => keyOf(lookOf("gate", e[0]))));
+    for (let i = 0; i < level.id.length; i++) {
+      const node = lookOf("gate", i), key = keyOf(node);
+      if (node.step === null || !node.grad || node.lane === null || !states.has(key)) continue;
       if (!series.has(key)) series.set(key, []);
       series.get(key).push(node);
     }
