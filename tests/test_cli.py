@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinygrad_rnn import cli
+from tinygrad_rnn.viz import command
 
 
 def fails(capsys, *arguments, says=""):
@@ -206,6 +207,12 @@ def unfit():
 def number():
     return 3
 
+def leaves():
+    raise SystemExit(0)
+
+def wants(more):
+    return more
+
 value = 3
 """
 
@@ -225,6 +232,7 @@ def test_what_a_users_function_returns(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
+        ("leaves", "SystemExit"), ("wants", "TypeError"),
         ("broken", "ZeroDivisionError"), ("unfit", "shape"), ("number", "no graph"), ("value", "no function value"),
         ("nothing", "no function nothing"), ("", "FILE.py:FUNCTION"),
     ],
@@ -235,6 +243,35 @@ def test_a_users_function_that_cannot_be_drawn(tmp_path, capsys, name, says):
     fails(capsys, "--from", f"{file}:{name}", "-o", tmp_path / "net.svg", says=says)
     fails(capsys, "--from", tmp_path / "none.py:f", says="none.py")
     fails(capsys, "--from", f"{file}:cell", "--layers", "2", says="--layers beside it")
-    file.write_text("def (")
-    fails(capsys, "--from", f"{file}:cell", says="SyntaxError")
+    file.write_text("x = 1\ndef (")
+    fails(capsys, "--from", f"{file}:cell", says="own.py:2")
     assert not (tmp_path / "net.svg").exists()
+
+
+def test_a_users_function_imports_what_lies_beside_it_and_may_print(tmp_path, capsys):
+    (tmp_path / "beside.py").write_text("width = 3\n")
+    file = tmp_path / "own.py"
+    file.write_text("import tinygrad_rnn as tg\nfrom beside import width\n\n\ndef f():\n    print('hello')\n"
+                    "    return tg.ones(width, requires_grad=True) * 2\n")  # fmt: skip
+    before = list(sys.path)
+    assert cli.main(["graph", "--from", f"{file}:f"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("digraph") and printed.err == "hello\n"
+    assert sys.path == before
+
+
+def test_numbers_that_cannot_be(capsys):
+    fails(capsys, "--seed", "-5", says="from 0")
+    fails(capsys, "--steps", "1-99999999999", says="numbers and ranges")
+
+
+def test_what_does_not_fit_into_memory_and_what_is_interrupted(capsys, monkeypatch):
+    def fail(*arguments, **named):
+        raise trouble
+
+    monkeypatch.setattr(command, "_picture", fail)
+    trouble = MemoryError()
+    fails(capsys, says="memory")
+    trouble = KeyboardInterrupt()
+    assert cli.main(["graph"]) == 130
+    assert capsys.readouterr() == ("", "")

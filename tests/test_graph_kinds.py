@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -240,3 +241,177 @@ def test_unnamed_states_and_weights_of_their_own_at_each_step():
     picture = tg.viz.graph(outputs, level="op")
     assert "6 steps" in picture.source and "same parameters" not in picture.source
     assert "the same at every step" not in picture.source and "shared by all steps" not in picture.source
+
+
+# --- More than one layer of a number, and layers that are called more than once ---
+
+
+def lanes(graph):
+    return {(n.cell, n.layer) for n in graph.nodes if n.kind == "group" and n.step is not None}
+
+
+def is_acyclic(graph):
+    before = {node.id: set() for node in graph.nodes}
+    for edge in graph.edges:
+        if edge.source != edge.target:
+            before[edge.target].add(edge.source)
+    while before:
+        free = [id for id, sources in before.items() if not sources & set(before)]
+        if not free:
+            return False
+        for id in free:
+            del before[id]
+    return True
+
+
+@pytest.mark.parametrize("steps", [4, 12])
+@pytest.mark.parametrize("level", ["gate", "cell"])
+def test_two_kinds_of_layers_stand_one_above_the_other(level, steps):
+    below, above = LSTM(2, 3), GRU(3, 3)
+    outputs, _ = above(below(tg.randn(steps, 1, 2))[0])
+    for fold in ("auto", None):
+        graph = tg.viz.graph(outputs, level=level, fold=fold).graph
+        assert lanes(graph) == {("LSTMCell", 0), ("GRUCell", 1)} and is_acyclic(graph)
+    rolled = tg.viz.graph(outputs, level="layer").graph
+    assert {node.name for node in rolled.nodes if node.layer is not None and node.kind == "group"} == {"LSTM", "GRU"}
+    source = tg.viz.graph(outputs, level="gate").source
+    assert '"LSTM"' in source and '"GRU"' in source and ", layer " not in source.replace("steps, 2 layers", "")
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_an_encoder_and_a_decoder_are_two_layers(steps):
+    encoder, decoder = GRU(2, 3), GRU(2, 3)
+    outputs, _ = decoder(tg.randn(steps, 1, 2), encoder(tg.randn(steps, 1, 2))[1])
+    graph = tg.viz.graph(outputs, level="cell", fold=None, color="grad").graph
+    assert lanes(graph) == {("GRUCell", 0), ("GRUCell", 1)} and is_acyclic(graph)
+    moves = [(graph[e.source].layer, graph[e.target].layer) for e in graph.edges if e.kind == "recurrent"]
+    assert (0, 1) in moves  # the last state of the one begins the other
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_a_layer_called_again_with_its_state_goes_on_in_time(steps):
+    net = GRU(2, 3)
+    _, state = net(tg.randn(steps, 1, 2))
+    outputs, _ = net(tg.randn(steps, 1, 2), state)
+    graph = tg.viz.graph(outputs[-1].sum(), level="cell", fold=None, color="grad", module=net).graph
+    assert lanes(graph) == {("GRUCell", 0)} and is_acyclic(graph)
+    assert graph.steps == list(range(2 * steps))
+    moves = [(graph[e.source].step, graph[e.target].step) for e in graph.edges if e.kind == "recurrent"]
+    assert set(moves) == {(None, 0), *[(t, t + 1) for t in range(2 * steps - 1)]}
+
+
+def test_a_layer_called_again_from_the_start_is_another_row():
+    net = GRU(2, 3)
+    one, _ = net(tg.randn(3, 1, 2))
+    other, _ = net(tg.randn(3, 1, 2))
+    graph = tg.viz.graph((one * other).sum(), level="cell", module=net).graph
+    assert lanes(graph) == {("GRUCell", 0), ("GRUCell", 1)} and graph.steps == [0, 1, 2]
+
+
+def test_a_stream_is_a_sequence():
+    layer, state = tg.nn.Recurrent(tg.nn.LSTMCell(2, 3)), None
+    for _ in range(4):
+        y, state = layer.step(tg.randn(1, 2), state)
+    graph = tg.viz.graph(y.sum(), level="cell", module=layer).graph
+    assert graph.steps == [0, 1, 2, 3] and lanes(graph) == {("LSTMCell", 0)}
+    assert len([node for node in graph.nodes if node.kind == "group" and node.step is not None]) == 4
+
+
+@pytest.mark.parametrize("steps", [4, 12])
+@pytest.mark.parametrize("level", ["gate", "cell"])
+def test_two_directions_feed_both_of_the_layer_above(level, steps):
+    net = GRU(2, 3, 2, bidirectional=True)
+    with tg.Tape():
+        outputs, _ = net(tg.randn(steps, 1, 2))
+    whole = tg.viz.graph(outputs, level=level, fold=None, module=net).graph
+    inputs = [node for node in whole.of_kind("input") if node.step is not None]
+    assert [node.step for node in inputs] == list(range(steps))  # one a step, for both directions
+    feeds = {
+        (whole[e.source].reverse, whole[e.target].reverse)
+        for e in whole.edges
+        if e.kind == "data" and (whole[e.source].layer, whole[e.target].layer) == (0, 1)
+    }
+    assert feeds == {(a, b) for a in (False, True) for b in (False, True)}
+    folded = tg.viz.graph(outputs, level=level, module=net).graph
+    assert is_acyclic(folded) or any(node.reverse for node in folded.nodes)  # time runs both ways
+    given = [node for node in folded.of_kind("ellipsis") if node.layer is None]
+    assert not any(e.target in {node.id for node in given} for e in folded.edges if folded[e.source].kind != "input")
+
+
+# --- Runs that are run again to be looked into ---
+
+
+@pytest.mark.parametrize("checkpoint", ["sqrt", 3])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_sequence_in_pieces_is_opened(checkpoint, watched):
+    layer = tg.nn.Recurrent(tg.nn.GRUCell(2, 3, dtype="float64"), checkpoint=checkpoint)
+    plain = tg.nn.Recurrent(layer.cell)
+    x = tg.randn(12, 1, 2, dtype="float64")
+    pictures = []
+    for one in (layer, plain):
+        if watched:
+            with tg.viz.watch():
+                loss = (one(x)[0][-1] ** 2).sum()
+        else:
+            loss = (one(x)[0][-1] ** 2).sum()
+        pictures.append(tg.viz.graph(loss, level="gate", fold=None, color="grad", module=one).graph)
+    pieces, whole = (
+        {(node.label, node.step): node for node in graph.nodes if node.label and node.step is not None}
+        for graph in pictures
+    )
+    assert set(pieces) == set(whole)
+    for key, node in whole.items():
+        assert pieces[key].gradient.norm == pytest.approx(node.gradient.norm, rel=1e-9)
+        assert (pieces[key].seen is not None) == watched
+        if watched:
+            assert pieces[key].seen == node.seen
+
+
+def test_a_run_that_would_do_something_else_now_is_not_opened():
+    layer = tg.nn.Recurrent(tg.nn.Zoneout(tg.nn.GRUCell(2, 3), 0.5))
+    loss = layer(tg.randn(12, 4, 2))[0].sum()
+    layer.eval()
+    picture = tg.viz.graph(loss, level="op", module=layer)
+    assert [node.settings for node in picture.graph.nodes if node.name == "fused"] == ["12 steps"]
+    with pytest.raises(tg.errors.GraphError, match="something else"):
+        tg.viz.graph(loss, color="grad", module=layer)
+
+
+def test_an_old_gradient_is_not_painted():
+    a, b = (tg.ones(2, requires_grad=True) for _ in range(2))
+    (b * 100.0).sum().backward()
+    graph = tg.viz.graph((a * 2.0).named("y"), color="grad", names={"a": a, "b": b}).graph
+    assert graph["p b"].gradient is None and graph["p a"].gradient.norm == pytest.approx(2 * 2**0.5)
+
+
+def test_numbers_beyond_what_a_sum_of_squares_can_be():
+    x = tg.tensor([1.0, 1.0], requires_grad=True, dtype="float64")
+    with tg.viz.watch():
+        y = (x * 1e200).sum()
+    for color in ("grad", "value"):
+        picture = tg.viz.graph(y, color=color)
+        assert picture.graph.nodes[-1].gradient is None or picture.view.scale.high <= 309
+        page = re.search(r'class="data">(.*?)</script>', picture.to_bytes("html").decode(), re.S).group(1)
+        for text in (picture.to_bytes("json").decode(), page):
+            json.loads(text, parse_constant=lambda word: pytest.fail(word))
+
+
+@pytest.mark.parametrize(
+    "look", [{"steps": 3}, {"module": 3}, {"names": {"a": 3}}, {"names": [1]}, {"color": None}, {"level": 3}]
+)
+def test_arguments_that_are_none(look):
+    with pytest.raises(ArgumentError):
+        tg.viz.graph(perceptron(), **look)
+
+
+def test_results_in_any_nest():
+    x = tg.ones(2, requires_grad=True)
+    picture = tg.viz.graph({"a": tg.sin(x), "b": (None, [tg.cos(x)])}, level="op")
+    assert {node.name for node in picture.graph.of_kind("op")} == {"sin", "cos"}
+
+
+def test_labels_of_no_letters_and_of_half_a_letter():
+    x = tg.ones(2, requires_grad=True)
+    picture = tg.viz.graph((x * 2.0).named("half \ud800 a"), names={"": x})
+    for format in ("json", "html", "dot"):
+        assert "half  a" in picture.to_bytes(format).decode()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
 from test_graph import NASTY, run
-from test_graph_kinds import losses, recurrent_penalty
+from test_graph_kinds import losses, perceptron, recurrent_penalty
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import GRU, LSTM, RNN
@@ -134,6 +135,12 @@ class Opened:
     def level(self, name):
         self.window.check(f"input[value={name}]")
 
+    def rectangles(self):
+        return self.window.eval_on_selector_all(
+            "g.node > rect, g.chip > rect",
+            "all => all.map(one => ['x', 'y', 'width', 'height'].map(name => Number(one.getAttribute(name))))",
+        )
+
     def check(self):
         known = {id for level in self.data["levels"].values() for id in level["id"]}
         ids = self.ids()
@@ -201,6 +208,9 @@ def test_a_browser_is_driven_by_keys(browser, tmp_path):
     assert len({before, moved, box()}) == 3
     page.window.keyboard.press("3")
     assert "level cell" in page.window.inner_text(".status")
+    page.level("op")
+    page.window.keyboard.press("3")  # also where a choice has the focus
+    assert "level cell" in page.window.inner_text(".status")
     cell = page.window.locator("g.node.clicks").first
     cell.focus()
     count = len(page.ids())
@@ -256,6 +266,8 @@ def test_a_browser_shows_other_graphs(browser, tmp_path, scheme):
     pages = [
         tg.viz.compare(several, modules=nets).to_bytes("html").decode(),
         page_of(recurrent_penalty(), None),
+        page_of(recurrent_penalty("fused", LSTM, 12), None),
+        page_of(perceptron(), None),
         page_of((tg.tanh(tg.ones(2, requires_grad=True)) * 3.0).sum(), None),
         page_of(run(GRU, bidirectional=True)[2], None, color="none"),
     ]
@@ -264,7 +276,31 @@ def test_a_browser_shows_other_graphs(browser, tmp_path, scheme):
         for level in ("op", "gate", "cell", "layer"):
             page.level(level)
             page.check()
+            for (x, y, w, h), (left, top, wide, high) in combinations(page.rectangles(), 2):
+                assert x + w <= left + 0.11 or left + wide <= x + 0.11 or y + h <= top + 0.11 or top + high <= y + 0.11
         page.window.close()
+
+
+@pytest.mark.browser
+def test_it_prints_whole_and_fits_a_window_that_changes(browser, tmp_path):
+    net, loss = measured(layers=1, steps=9)
+    page = Opened(browser, tmp_path, page_of(loss, net))
+    box = lambda: [float(x) for x in page.window.get_attribute("svg", "viewBox").split()]  # noqa: E731
+    for _ in range(5):
+        page.window.keyboard.press("+")
+    close = box()
+    page.window.evaluate("dispatchEvent(new Event('beforeprint'))")
+    left, top, width, height = box()
+    ends = [(x + w, y + h) for x, y, w, h in page.rectangles()]
+    assert left + width >= max(x for x, _ in ends) and top + height >= max(y for _, y in ends) and width > close[2]
+    page.window.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert box() == close
+    page.window.set_viewport_size({"width": 700, "height": 800})
+    page.window.wait_for_function(
+        f"document.querySelector('svg').getAttribute('viewBox') !== '{' '.join(map(str, close))}'"
+    )
+    assert len(page.window.pdf()) > 10_000
+    page.check()
 
 
 @pytest.mark.browser

@@ -94,9 +94,9 @@ def test_a_layout_that_takes_too_long_leaves_its_text(tmp_path, monkeypatch):
     out.write_text("before")
     with pytest.raises(FileError, match=r"more than 0\.2 s") as caught:
         picture.save(out, timeout=0.2)
-    assert "net.dot" in str(caught.value) and "\n" not in str(caught.value)
+    assert "net.svg.dot" in str(caught.value) and "\n" not in str(caught.value)
     assert out.read_text() == "before"
-    assert (tmp_path / "net.dot").read_text(encoding="utf-8") == picture.source
+    assert (tmp_path / "net.svg.dot").read_text(encoding="utf-8") == picture.source
 
 
 # --- Which steps ---

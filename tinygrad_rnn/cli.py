@@ -54,6 +54,11 @@ def _run(tool: Any, parser: argparse.ArgumentParser, arguments: Sequence[str] | 
     except TinygradError as trouble:
         print(f"{parser.prog}: {trouble.one_line}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(f"{parser.prog}: this takes more memory than there is", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     except OSError as trouble:
         print(f"{parser.prog}: {' '.join(str(trouble).split())}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ from typing import Any
 
 import bench_cells
 import bench_copies
+import bench_graph
 import bench_processes
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -344,9 +345,15 @@ def memory(torch: Any, rounds: int) -> list[dict[str, Any]]:
     return bench_processes.memory(tg.get_num_threads())
 
 
+def graph(torch: Any, rounds: int) -> list[dict[str, Any]]:
+    """From a tape to a picture."""
+    return bench_graph.graphs(min(rounds, 5))
+
+
 PARTS = {
     "tape": tape, "elementwise": elementwise, "step": step, "checkpoint": checkpoint, "layers": layers, "cells": cells,
     "copies": copies, "character": character, "sampling": sampling, "peak": peak, "first": first, "memory": memory,
+    "graph": graph,
 }  # fmt: skip
 
 

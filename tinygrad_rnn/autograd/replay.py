@@ -237,13 +237,21 @@ class Run:
         )
         return [next(found) if x._requires_grad else None for x in starts]
 
-    def again(self, starts: Sequence[Tensor]) -> tuple[Sequence[Node], list[Tensor]]:
+    def opened(
+        self, starts: Sequence[Tensor], watchers: tuple[Watcher, ...] = ()
+    ) -> tuple[Sequence[Node], list[Tensor]]:
+        """The function run again on these inputs, and compared: for who wants to see inside."""
+        return self.again(starts, watchers)
+
+    def again(
+        self, starts: Sequence[Tensor], watchers: tuple[Watcher, ...] = ()
+    ) -> tuple[Sequence[Node], list[Tensor]]:
         """The function run again on these inputs: its nodes, and its outputs."""
         self.read.check(f"scan: a value that {self} reads")
         state = thread.state
         outer = state.watchers, state.place
         try:
-            state.watchers, state.place = (), self.place
+            state.watchers, state.place = watchers, self.place
             with enable_grad(), self.draws.repeated():
                 course, made = self.go(starts[: len(list(leaves(self.xs)))], scales=True)
         finally:
@@ -261,26 +269,46 @@ class Run:
         return course.nodes, redirected(course.nodes, known, made)
 
 
-def unfolded(history: Sequence[Node]) -> tuple[list[Node], dict[int, Node]]:
+def unfolded(
+    history: Sequence[Node], strict: bool = False, watchers: tuple[Watcher, ...] = ()
+) -> tuple[list[Node], dict[int, Node]]:
     """Nodes, oldest first, with those that stand for a whole run replaced by what the run does; and by id, what a node
     of the history has become, where it is another.
 
-    One whose values backward has freed stays as it is. What follows from a run is copied, the tape itself stays
-    untouched. Gradients go through the copies as through the nodes themselves; whoever asks for them looks for writes.
+    One whose values backward has freed stays as it is, and so does one that computes something else now. What follows
+    from a run is copied, the tape itself stays untouched. Gradients go through the copies as through the nodes
+    themselves; whoever asks for them looks for writes.
+
+    Args:
+        history: what leads to something.
+        strict: whether a run that computes something else now is an error.
+        watchers: see what the runs do.
+
+    Raises:
+        GraphError: where a run computes something else now, if `strict`.
     """
     found: list[Node] = []
     now: dict[int, Node] = {}
     outputs: dict[int, list[Tensor]] = {}
-    for node in history:
+    waiting, known = list(reversed(history)), []
+    while waiting:
+        node = waiting.pop()
+        known.append(node)  # or another could get its id
+        inner: Sequence[Node] | None = None
         if node.op is _replay and node.saved is not None and node.settings is not None:
             parents = [now.get(id(p), p) for p in node.parents]
             tensors = [Tensor(*each) for each in zip(node.saved[0], parents, node.wanted)]
-            inner, outputs[id(node)] = node.settings["run"].again(tensors)
-            found += inner
+            try:
+                inner, outputs[id(node)] = node.settings["run"].opened(tensors, watchers)
+            except GraphError:
+                if strict:
+                    raise
+        if inner is not None:
+            waiting += reversed(inner)
         elif node.op is _pick and node.parents and id(node.parents[0]) in outputs and node.settings is not None:
             made = outputs[id(node.parents[0])][node.settings["number"]].node
             assert made is not None
-            now[id(node)] = made
+            now[id(node)] = now.get(id(made), made)
         elif any(id(p) in now for p in node.parents):
             copied = now[id(node)] = copy.copy(node)
             copied.parents, copied.order = tuple([now.get(id(p), p) for p in node.parents]), tick()

@@ -27,14 +27,14 @@ tick = itertools.count(1).__next__
 
 
 class Place(NamedTuple):
-    """Where in a recurrent net an operation ran; `derivative` is 0 for what was asked for, and one more for what a
-    recorded backward did about it."""
+    """Where in a recurrent net an operation ran; all those of one step share one object. What a recorded backward did
+    is at the place `of` which it is the gradient."""
 
     cell: str = ""
     layer: int | None = 0
     reverse: bool = False
     step: int | None = None
-    derivative: int = 0
+    of: Place | None = None
 
     def __str__(self) -> str:
         parts = [self.cell, "" if self.layer is None else f"layer {self.layer}", "reverse" if self.reverse else ""]
@@ -44,9 +44,18 @@ class Place(NamedTuple):
     @classmethod
     def of_gradient(cls, place: Place | None) -> Place:
         """Where the gradient of what ran at a place is computed."""
-        if place is None:
-            return cls(layer=None, derivative=1)
-        return place._replace(derivative=place.derivative + 1)
+        place = place or cls(layer=None)
+        return place._replace(of=place)
+
+    @property
+    def derivative(self) -> int:
+        """0 for what was asked for, n for what the n-th recorded backward did about it."""
+        return 0 if self.of is None else self.of.derivative + 1
+
+    @property
+    def root(self) -> Place:
+        """Where the operation is whose gradient, or gradient's gradient, this is about."""
+        return self if self.of is None else self.of.root
 
 
 class State:

@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd.backward import grad
 from ..autograd.nest import leaves, like
 from ..autograd.replay import joined, redirected
-from ..autograd.tape import Node, enable_grad, is_grad_enabled, thread, tick, writes
+from ..autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ..autograd.tensor import Tensor
 from ..errors import GraphError
 from ..kernels import threads
@@ -233,6 +233,14 @@ class _Run:
             for i, (start, stop) in self.compiled.spans.items():
                 found["sum", i] = every[start:stop]
         return made + homes.filled(outer, self.fixtures, found)
+
+    def opened(
+        self, starts: Sequence[Tensor], watchers: tuple[Watcher, ...] = ()
+    ) -> tuple[Sequence[Node], list[Tensor]]:
+        """The steps run one by one on these inputs, and compared; nobody has watched them the first time."""
+        nodes, outputs = self.again(starts)
+        self._compare(outputs[len(self.compiled.program.next) :])
+        return nodes, outputs
 
     def again(
         self, starts: Sequence[Tensor], known: dict[int, Tensor] | None = None

@@ -202,7 +202,7 @@ def unrolled(
         ys: list[Any] = [None] * count
         with at(place) as here:
             for t in reversed(range(count)) if place.reverse else range(count):
-                here.place = Place(place.cell, place.layer, place.reverse, first + a + t, place.derivative)
+                here.place = Place(place.cell, place.layer, place.reverse, first + a + t, place.of)
                 x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
                 carry, ys[t] = kept.checked(step(carry, x))
         if not count:
@@ -307,7 +307,7 @@ def fused(
     def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
         lengths = None if ragged is None else ragged.lengths[ragged.back]
         now = thread.state.place  # that of a gradient, where that runs it
-        here = place._replace(derivative=now.derivative if now is not None else 0)
+        here = place._replace(of=now.of if now is not None else None)
         return unrolled(step, carry, xs, here, first=first, engine="eager", lengths=lengths)
 
     with at(place):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import runpy
 import sys
 import traceback
@@ -45,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", type=_positive, metavar="I", help=f"features of the input ({_NET['input']})")
     add("--hidden", type=_positive, metavar="H", help=f"features of the state ({_NET['hidden']})")
     add("--batch", type=_positive, metavar="B", help=f"sequences in a batch ({_NET['batch']})")
-    add("--seed", type=int, metavar="N", help=f"of weights and inputs, which are random ({_NET['seed']})")
+    add("--seed", type=_natural, metavar="N", help=f"of weights and inputs, which are random ({_NET['seed']})")
     add("--compare", type=_cells, metavar="CELL,CELL", help="several, side by side with one scale of colours")
     parser.add_argument(
         "--from",
@@ -62,7 +63,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     folding.add_argument("--fold", type=_head_and_tail, default="auto", metavar="HEAD,TAIL", help="steps to draw")
     folding.add_argument("--no-fold", dest="fold", action="store_const", const=None, help="draw every step")
     add("--engine", choices=("auto", "dot", "pure", "builtin"), default="auto", help="what lays it out (%(default)s)")
-    add("--format", metavar="FORMAT", help="svg, png, pdf, html, dot or json (the suffix of the file; else dot)")
+    add(
+        "--format",
+        type=str.lower,
+        metavar="FORMAT",
+        help="svg, png, pdf, html, dot, json (the suffix; else dot)",
+    )
     add("--timeout", type=_seconds, default=120.0, metavar="S", help="seconds that a layout may take (%(default)g)")
     add("--force", action="store_true", help="draw more than 10,000 nodes too")
     add("-o", "--output", metavar="FILE", help="the file to write (DOT text to standard output)")
@@ -173,22 +179,36 @@ def _returned(source: str, color: str) -> tuple[Any, Any]:
     path, _, name = source.rpartition(":")
     if not path or not name:
         raise ArgumentError("graph: no such function", expected="--from FILE.py:FUNCTION", got=source)
+    folder = os.path.dirname(os.path.abspath(path))
+    sys.path.insert(0, folder)  # as where a file is run
     try:
-        function = runpy.run_path(path, run_name="graph").get(name)
-        if not callable(function):
-            raise ArgumentError(f"graph: {path} has no function {name}")
-        with Tape(), _watching(color):
-            result = function()
-    except (TinygradError, OSError):
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is the picture's
+            function = runpy.run_path(path, run_name="graph").get(name)
+            if not callable(function):
+                raise ArgumentError(f"graph: {path} has no function {name}")
+            with Tape(), _watching(color):
+                result = function()
+    except (TinygradError, OSError, KeyboardInterrupt):
         raise
-    except Exception as trouble:
-        last = traceback.extract_tb(trouble.__traceback__)[-1]
+    except (Exception, SystemExit) as trouble:
+        where = _where(trouble, path)
         raise ArgumentError(
-            f"graph: {name} failed: {type(trouble).__name__}: {trouble}", hint=f"look at {last.filename}:{last.lineno}"
+            f"graph: {name} failed: {type(trouble).__name__}: {trouble}", hint=f"look at {where}" if where else None
         ) from None
+    finally:
+        sys.path.remove(folder)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Module):
         return result
     return result, None
+
+
+def _where(trouble: BaseException, path: str) -> str:
+    """The line of a user's file where it went wrong; "" where it was no line of theirs."""
+    if isinstance(trouble, SyntaxError):
+        return f"{trouble.filename}:{trouble.lineno}"
+    lines = [f"{at.filename}:{at.lineno}" for at in traceback.extract_tb(trouble.__traceback__)]
+    own = [line for line in lines if not line.startswith((__file__, "<frozen"))]
+    return own[-1] if own else ""
 
 
 # --- What is typed ---
@@ -221,6 +241,12 @@ def _cells(text: str) -> list[str]:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
     return int(text)
 
 

@@ -114,7 +114,6 @@ class _Drawing:
     # --- Nodes ---
 
     def _place_nodes(self) -> None:
-        many = len(self.graph.layers) > 1
         for band in self.grid.bands:
             path = (band.name,)
             self._cluster(path, _TIME_FRAME)
@@ -124,7 +123,7 @@ class _Drawing:
                     self._draw(node, path)
                     continue
                 frame = (*path, f"{band.name} lane {' '.join(map(str, node.lane))}")
-                self._cluster(frame, f"label={quoted(words.frame(node, many))} {_CELL_FRAME}")
+                self._cluster(frame, f"label={quoted(words.frame(node, self.graph))} {_CELL_FRAME}")
                 self._draw(node, frame)
         for node in self.graph.nodes:
             if node.id not in self.path_of and node.kind != "parameter":

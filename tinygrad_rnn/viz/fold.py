@@ -12,18 +12,23 @@ from .nodes import Graph, Node, contract, members_of
 MOST_STEPS = 6
 HEAD, TAIL = 2, 1
 
+#: No sequence has more steps.
+_LAST = 10_000_000
 
-def fold(graph: Graph, hidden: Iterable[int]) -> Graph:
+
+def fold(graph: Graph, hidden: Iterable[int], ops: Graph) -> Graph:
     """The graph with hidden steps contracted: an ellipsis for each layer, and for each run of neighbours among them.
 
     Args:
         graph: at any level.
         hidden: the steps that are not drawn, as `hidden_steps` gives them.
+        ops: the graph of all operations, whose states' gradients an ellipsis tells of.
     """
     run_of = _runs(hidden, graph.steps)
     if not run_of:
         return graph
-    states = {edge.source for edge in graph.edges if edge.kind == "recurrent"}
+    states = {edge.source for edge in ops.edges if edge.kind == "recurrent"}
+    norms = {id: statistics.norm for id in states if (statistics := ops[id].gradient) is not None}
     used = _parameters_of_steps(graph)
 
     def key(node: Node) -> Hashable | None:
@@ -35,7 +40,7 @@ def fold(graph: Graph, hidden: Iterable[int]) -> Graph:
     def join(found: Hashable, members: list[Node]) -> Node:
         first = members[0]
         steps = sorted({node.step for node in members if node.step is not None})
-        norms = [node.gradient.norm for node in members if node.id in states and node.gradient is not None]
+        inside = [norms[id] for id in members_of(members) if id in norms]
         given = first.kind == "input"
         parameters = [used.get((first.net, step), frozenset()) for step in steps]
         same = bool(parameters[0]) and all(found == parameters[0] for found in parameters)
@@ -52,7 +57,7 @@ def fold(graph: Graph, hidden: Iterable[int]) -> Graph:
             net=first.net,
             settings=f"{len(steps)} step{'s' if len(steps) > 1 else ''}" + (", same parameters" if same else ""),
             members=members_of(members),
-            within=(min(norms), max(norms)) if norms else None,
+            within=(min(inside), max(inside)) if inside else None,
         )
 
     return contract(graph, key, join)
@@ -121,9 +126,12 @@ def chosen_steps(shown: str | Iterable[int]) -> set[int]:
         ArgumentError: for text that names none.
     """
     found: set[int] = set()
+    if not isinstance(shown, (str, Iterable)):
+        raise ArgumentError("graph: no such steps", expected='text such as "1,2,50-52", or numbers', got=repr(shown))
     for part in shown.split(",") if isinstance(shown, str) else map(str, shown):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
+        whole = first.isdecimal() and (last.isdecimal() or not dash)
+        if not whole or not 1 <= int(first) <= int(last or first) <= _LAST:
             raise ArgumentError("graph: no such steps", expected="numbers and ranges such as 1,2,50-52", got=part)
         found.update(range(int(first), int(last or first) + 1))
     return found

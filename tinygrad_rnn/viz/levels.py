@@ -40,37 +40,73 @@ def without_detours(graph: Graph) -> Graph:
     A layer stacks its outputs, the next one takes them out again: drawn as it ran, every step of the lower layer would
     seem to feed every step of the upper one.
     """
-    nodes = graph.by_id
-    instead: dict[str, str] = {}
+    nodes, made = graph.by_id, _after_steps(graph)
+    instead: dict[str, tuple[str, ...]] = {}
+    taken: dict[tuple[str, int], str] = {}
     for node in graph.nodes:
         source = nodes.get(node.operands[0] or "") if node.name == "getitem" else None
         index = _whole_number(node.settings)
         if source is None or index is None:
             continue
-        if source.name == "stack" and source.settings == "axis=0":
-            element = source.operands[index]
-            if element is not None:
-                instead[node.id] = element
-        elif node.step is not None and source.step is None and source.kind != "parameter":
-            nodes[node.id] = replace(node, kind="input", name="x", symbol="", operands=(source.id,))
-    edges = [replace(edge, source=_end(instead, edge.source)) for edge in graph.edges if edge.target not in instead]
+        elements = _elements(nodes, source, index)
+        if elements:
+            instead[node.id] = elements
+        elif node.step is not None and source.step is None and source.kind != "parameter" and source.id not in made:
+            first = taken.setdefault((source.id, index), node.id)
+            if first == node.id:
+                nodes[node.id] = replace(node, kind="input", name="x", symbol="", operands=(source.id,))
+            else:  # as where two directions read the same
+                instead[node.id] = (first,)
+
+    def ends(id: str) -> list[str]:
+        return [end for element in instead[id] for end in ends(element)] if id in instead else [id]
+
+    edges = [
+        replace(edge, source=end)
+        for edge in graph.edges
+        if edge.target not in instead
+        for end in dict.fromkeys(ends(edge.source))
+    ]
     # What only fed what is gone, goes too; so does data of which nothing but single steps is used.
     read, still = {edge.source for edge in graph.edges}, {edge.source for edge in edges}
     beyond = {edge.source for edge in edges if nodes[edge.target].kind != "input"}
     data = {id for id, node in nodes.items() if node.kind == "input" and node.step is None}
     gone = {*instead, *(read - still), *(data & read - beyond)}
+    while True:  # what joined the stacks first, then the stacks
+        fed = {edge.source for edge in edges if edge.target not in gone}
+        more = {edge.source for edge in edges if edge.target in gone} - fed - gone
+        more = {id for id in more if nodes[id].name in ("stack", "concat", "expand_dims")}
+        if not more:
+            break
+        gone |= more
     kept = [
-        replace(node, operands=tuple(_end(instead, id) if id is not None else None for id in node.operands))
+        replace(node, operands=tuple(ends(id)[0] if id is not None else None for id in node.operands))
         for id, node in nodes.items()
         if id not in gone
     ]
     return Graph(tuple(kept), tuple(edge for edge in edges if edge.source not in gone and edge.target not in gone))
 
 
-def _end(instead: dict[str, str], id: str) -> str:
-    while id in instead:
-        id = instead[id]
-    return id
+def _elements(nodes: dict[str, Node], source: Node, index: int) -> tuple[str, ...]:
+    """What was put at an index of a stack; of several, where they were joined side by side. Empty for other nodes."""
+    if source.name == "stack" and source.settings == "axis=0":
+        element = source.operands[index]
+        return (element,) if element is not None else ()
+    if source.name == "expand_dims" and source.settings == "axis=0" and index == 0:
+        return tuple(id for id in source.operands if id is not None)
+    if source.name == "concat" and source.settings != "axis=0":
+        parts = [_elements(nodes, nodes[id], index) if id is not None else () for id in source.operands]
+        return tuple(id for part in parts for id in part) if all(parts) else ()
+    return ()
+
+
+def _after_steps(graph: Graph) -> set[str]:
+    """The ids of what steps have a part in."""
+    found = {node.id for node in graph.nodes if node.step is not None}
+    for edge in sorted(graph.edges, key=lambda edge: graph.order[edge.target]):
+        if edge.source in found:
+            found.add(edge.target)
+    return found
 
 
 def _whole_number(settings: str) -> int | None:
@@ -91,7 +127,7 @@ def with_values(graph: Graph) -> Graph:
             return node.id
         return only if only is not None and _place(nodes[only]) == _place(node) else None
 
-    return Graph(tuple(replace(node, value=value(node)) for node in graph.nodes), graph.edges)
+    return Graph(tuple(node.changed(value=value(node)) for node in graph.nodes), graph.edges)
 
 
 def frontier(graph: Graph) -> dict[str, frozenset[str]]:

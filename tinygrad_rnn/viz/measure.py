@@ -44,8 +44,11 @@ class Statistics:
         inf = flat.size - finite.size - nan
         if not finite.size:
             return cls(0.0, 0.0, 0.0, 0.0, 0.0, flat.size, nan, inf)
-        mean, std, norm = float(finite.mean()), float(finite.std()), float(np.linalg.norm(finite))
-        return cls(mean, std, float(finite.min()), float(finite.max()), norm, flat.size, nan, inf)
+        with np.errstate(over="ignore"):
+            found = finite.mean(), finite.std(), finite.min(), finite.max(), np.linalg.norm(finite)
+        largest = float(np.finfo(np.float64).max)  # where a sum of squares is more
+        mean, std, low, high, norm = (min(float(number), largest) for number in np.nan_to_num(found, nan=largest))
+        return cls(mean, std, low, high, norm, flat.size, nan, inf)
 
     @property
     def trouble(self) -> str:
@@ -106,6 +109,10 @@ class watch(Watcher):
 
     def __exit__(self, *trouble: object) -> None:
         super().__exit__(*trouble)
+        self.settle()
+
+    def settle(self) -> None:
+        """What is seen from now on is another matter."""
         for node, units in self._units:  # names are given after a value is made
             if node.label is not None:
                 known = _seen[node]

@@ -70,6 +70,12 @@ class Node:
     gradient: Statistics | None = None
     within: tuple[float, float] | None = None
 
+    def changed(self, **fields: Any) -> Node:
+        """The same with other fields: `dataclasses.replace`, for tens of thousands."""
+        made = object.__new__(Node)
+        made.__dict__.update(self.__dict__, **fields)
+        return made
+
     @property
     def lane(self) -> Lane:
         """What it shares with the cells of its layer; gradients stand above, those of the last layer first."""
@@ -119,6 +125,23 @@ class Graph:
     def by_id(self) -> dict[str, Node]:
         """Nodes by id."""
         return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def order(self) -> dict[str, int]:
+        """The number of each node, in the order they came to be."""
+        return {node.id: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
+    def _layers_of(self) -> dict[tuple[str, str | None], set[int]]:
+        found: dict[tuple[str, str | None], set[int]] = {}
+        for node in self.nodes:
+            if node.layer is not None:
+                found.setdefault((node.net, node.cell), set()).add(node.layer)
+        return found
+
+    def is_one_of_several(self, node: Node) -> bool:
+        """Whether there are several layers of a node's kind of cell."""
+        return len(self._layers_of.get((node.net, node.cell), ())) > 1
 
     def of_kind(self, *kinds: str) -> list[Node]:
         """The nodes of these kinds."""

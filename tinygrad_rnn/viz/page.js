@@ -200,6 +200,11 @@
     // Rows of a lane by depth; what is closed or folded stands in its middle.
     const given = [], tall = lanes.map(() => new Map()), least = lanes.map(() => 0);
     const isWhole = (node) => node.closed || node.kind === "ellipsis";
+    const shares = new Set();  // lanes where something else stands in the column of a closed cell
+    for (const { keys } of columns) {
+      const whole = new Set(keys.map((key) => nodes.get(key)).filter((node) => node.closed && !node.given).map(laneOf));
+      for (const key of keys) if (!isWhole(nodes.get(key)) && whole.has(laneOf(nodes.get(key)))) shares.add(laneOf(nodes.get(key)));
+    }
     for (const { keys } of columns) {
       for (const key of keys) {
         const node = nodes.get(key), lane = laneOf(node);
@@ -220,9 +225,10 @@
     for (let lane = lanes.length - 1; lane >= 0; lane--) {
       const depths = [...tall[lane].keys()].sort((a, b) => b - a), top = y;
       if (!depths.length && !least[lane]) continue;
+      if (shares.has(lane)) put(`${lane}`, least[lane], ROW);
       for (const depth of depths) put(`${lane} ${depth}`, tall[lane].get(depth), ROW);
       if (y - ROW - top < least[lane]) y = top + least[lane] + ROW;
-      middle.set(`${lane}`, (top + y - ROW) / 2);
+      if (!shares.has(lane)) middle.set(`${lane}`, (top + y - ROW) / 2);
       y += LAYER;
     }
     if (given.length) put("given", Math.max(...given.map((key) => nodes.get(key).h)), ROW);
@@ -302,7 +308,7 @@
     }
     for (const box of boxes.values()) width = Math.max(width, box.x + box.w);
     const side = [...nodes].filter(([, node]) => node.kind === "parameter" && state.chips);
-    let at = 0, from = width + (columns.length ? 2 * COLUMN : 0), widest = 0, lowest = 0;
+    let at = 0, from = width + (boxes.size ? 2 * COLUMN : 0), widest = 0, lowest = 0;
     const first = from;
     for (const [key, node] of side) {
       if (at && at + node.h > Math.max(ground, 200)) { from += widest + BESIDE; at = 0; widest = 0; }
@@ -381,10 +387,9 @@
   }
 
   function drawFrames(placed) {
-    const several = new Set(placed.frames.map((frame) => frame.node.frame)).size > 1 || data.lanes.length > 1;
     const closes = state.level === "gate" || state.level === "cell";
     let made = placed.frames.map(({ node, x, y, w, h }) => {
-      const title = several ? node.frame : node.frame.replace(/, layer \d+/, "");
+      const title = node.frame;
       const look = closes ? ` tabindex="0" role="button" aria-label="close ${escape(title)}, step ${(node.step ?? 0) + 1}"` : "";
       return `<g class="frame${closes ? " clicks" : ""}" data-cell="${escape(cellKey(node))}"${look}><title>${closes ? "click to close" : ""}</title><rect x="${n(x)}" y="${n(y)}" width="${n(w)}" height="${n(h)}" rx="6"/>${text(title, x + 8, y + 12.5, 11, 'class="words"', "start")}</g>`;
     }).join("");
@@ -442,16 +447,18 @@
       made += `<path class="line" stroke-width="0.4" d="M30 ${n(y(10 ** power))}H${n(right)}"/>${text(`1e${power}`, 26, y(10 ** power) + 3, 10, 'class="words"', "end")}`;
     }
     const dashes = ["", ' stroke-dasharray="7 4"', ' stroke-dasharray="2 3"'];
+    const named = new Set();
     let legend = 260;
     for (const nodes of series.values()) {
       nodes.sort((a, b) => a.step - b.step);
       const one = nodes[0], points = nodes.filter((node) => at[node.net].has(node.step)).map((node) => [at[node.net].get(node.step)[2], y(node.grad[0]), node]);
       if (!points.length) continue;
       const colour = (data.states[one.gate] || ["#52606D"])[0], look = `fill="none" stroke="${colour}" stroke-width="2"${dashes[Math.abs(one.lane[1]) % 3]}`;
-      const name = `${data.nets[one.net] ? `${data.nets[one.net]}, ` : ""}${one.name}${data.lanes.length > 1 ? ` (${one.frame})` : ""}`;
+      const name = `${one.name}${data.lanes.length > 1 ? ` (${one.frame})` : ""}`;
       made += `<path ${look} d="M${points.map(([x, y]) => `${n(x)} ${n(y)}`).join("L")}"><title>${escape(name)}</title></path>`;
       made += points.map(([x, y, node]) => `<circle cx="${n(x)}" cy="${n(y)}" r="2.6" fill="${colour}"><title>${escape(`${name}, step ${node.step + 1}: ${short(node.grad[0])}`)}</title></circle>`).join("");
-      if (one.net === 0 || data.nets.length === 1) {
+      if (!named.has(name)) {
+        named.add(name);
         made += `<path ${look} d="M${legend} ${top + 4}h24"/>${text(name, legend + 30, top + 8, 11, 'class="words"', "start")}`;
         legend += 44 + wide(name, 11);
       }
@@ -487,8 +494,9 @@
           steps.forEach((step, column) => {
             const start = map.steps.indexOf(step) * map.units;
             for (let unit = 0; unit < map.units; unit++) {
-              const part = bytes.charCodeAt(start + unit) / 255;
-              pixels.data.set([...(map.low < 0 ? diverging(part) : ramp(part)), 255], 4 * (unit * steps.length + column));
+              const byte = bytes.charCodeAt(start + unit), part = byte / 254;  // 255 is no number
+              const colour = byte === 255 ? [213, 0, 143] : map.low < 0 ? diverging(part) : ramp(part);
+              pixels.data.set([...colour, 255], 4 * (unit * steps.length + column));
             }
           });
           draw.putImageData(pixels, 0, 0);
@@ -543,7 +551,8 @@
     legend();
     search(false);
     if (find(".every").open) table();
-    say(`level ${state.level}: ${count(placed.nodes.size, "node")}` + (state.hidden.size ? `, ${count(state.hidden.size, "step")} folded` : ""));
+    const drawn = [...placed.nodes.keys()].filter((key) => placed.boxes.has(key)).length;
+    say(`level ${state.level}: ${count(drawn, "node")}` + (state.hidden.size ? `, ${count(state.hidden.size, "step")} folded` : ""));
   }
 
   /** As large as the window is wide, but readable; what does not fit to the right is there to be moved to. */
@@ -585,7 +594,7 @@
       }
       made += `<span>${escape(scale.title)} <span class="bar">${marks.join("")}</span></span>`;
     }
-    find("figcaption").innerHTML = `<div>${made}</div><div>${data.caption.slice(1, 2).map(escape).join(" ")}</div>`;
+    find("figcaption").innerHTML = `<div>${made}</div><div>${escape(data.totals)}</div>`;
   }
 
   function table() {
@@ -604,7 +613,7 @@
     const fits = (node) => words && `${node.name}\n${hint(node)}`.toLowerCase().includes(words);
     const hits = [...placed.nodes].filter(([key, node]) => placed.boxes.has(key) && fits(node)).map(([key]) => key);
     for (const element of svg().querySelectorAll(".node")) element.classList.toggle("hit", hits.includes(element.dataset.key));
-    if (!words) return;
+    if (!words) return go || find(".search") === document.activeElement ? say("") : undefined;
     say(hits.length ? `${count(hits.length, "node")} found: Enter goes to the next` : "nothing found among the nodes shown");
     if (!go || !hits.length) return;
     state.found = (state.found + 1) % hits.length;
@@ -671,7 +680,10 @@
     find(".buttons").addEventListener("click", (event) => { const name = event.target.dataset.do; if (name) actions[name](); });
     find(".every").addEventListener("toggle", () => find(".every").open && table());
     let held = null;
-    holder.addEventListener("pointerdown", (event) => { held = { x: event.clientX, y: event.clientY, moved: false }; });
+    holder.addEventListener("pointerdown", (event) => {
+      delete holder.dataset.moved;
+      if (event.button === 0) held = { x: event.clientX, y: event.clientY, moved: false };
+    });
     addEventListener("pointermove", (event) => {
       if (!held) return;
       const scale = state.box.w / svg().getBoundingClientRect().width, high = state.box.h / svg().getBoundingClientRect().height;
@@ -682,7 +694,21 @@
       svg().classList.add("held");
       look();
     });
-    addEventListener("pointerup", () => { const moved = held && held.moved; held = null; svg().classList.remove("held"); if (moved) holder.dataset.moved = "1"; });
+    for (const end of ["pointerup", "pointercancel"]) {
+      addEventListener(end, () => {
+        if (held && held.moved) holder.dataset.moved = "1";  // what follows is no click
+        held = null;
+        svg().classList.remove("held");
+      });
+    }
+    let across = innerWidth;
+    addEventListener("resize", () => { if (innerWidth !== across) { across = innerWidth; start(); } });
+    addEventListener("beforeprint", () => {
+      state.before = state.box;
+      state.box = { ...whole };
+      look();
+    });
+    addEventListener("afterprint", () => { state.box = state.before; look(); });
     holder.addEventListener("click", (event) => { if (holder.dataset.moved) delete holder.dataset.moved; else activate(event.target); });
     holder.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return;  // which scrolls the page
@@ -694,7 +720,8 @@
       holder.addEventListener(off, () => point(null));
     }
     addEventListener("keydown", (event) => {
-      if (event.target.matches("input, select, textarea")) return;
+      if (event.target.matches("select, input[type=search]")) return;
+      if (event.target.matches("input") && /^(Arrow|Enter| )/.test(event.key)) return;
       const keys = {
         "+": actions.in, "=": actions.in, "-": actions.out, "0": actions.fit, "/": () => find(".search").focus(),
         ArrowLeft: () => move(-0.1, 0), ArrowRight: () => move(0.1, 0), ArrowUp: () => move(0, -0.1), ArrowDown: () => move(0, 0.1),

@@ -26,7 +26,7 @@ from .view import View
 MOST_UNITS = 64
 
 
-def to_html(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str) -> str:
+def to_html(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str, totals: str) -> str:
     """The page of a picture.
 
     Args:
@@ -35,10 +35,12 @@ def to_html(view: View, ops: Graph, level: str, hidden: Sequence[int], color: st
         level: that of the view.
         hidden: the steps that are folded at first.
         color: what colours mean at first.
+        totals: how much there is, in words.
     """
     here = files(__package__)
     page = (here / "page.html").read_text(encoding="utf-8")
-    data = json.dumps(_data(view, ops, level, hidden, color), ensure_ascii=False, separators=(",", ":"))
+    found = style.in_json(_data(view, ops, level, hidden, color, totals))
+    data = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     parts = {
         "title": words.escaped(view.caption[0]),
         "style": (here / "page.css").read_text(encoding="utf-8"),
@@ -53,7 +55,7 @@ def to_html(view: View, ops: Graph, level: str, hidden: Sequence[int], color: st
     return page
 
 
-def _data(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str) -> dict[str, Any]:
+def _data(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str, totals: str) -> dict[str, Any]:
     gates, cells = at_level(ops, "gate"), at_level(ops, "cell")
     graphs = {"op": at_level(ops, "op"), "gate": gates, "layer": at_level(ops, "layer")}
     stamps = _Stamps(view)
@@ -73,6 +75,7 @@ def _data(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str)
     names = list(dict.fromkeys(e.name for graph in graphs.values() for e in graph.edges if e.kind == "recurrent"))
     return {
         "caption": view.caption,
+        "totals": totals,
         "level": level,
         "color": color,
         "hidden": list(hidden),
@@ -118,7 +121,7 @@ class _Stamps:
         return {
             "id": [style.clean(node.id) for node in nodes],
             "stamp": [
-                self._stamp(node, grid.rows.get(node.id, (None, outside.get(node.id, 0))), node.id in starts)
+                self._stamp(graph, node, grid.rows.get(node.id, (None, outside.get(node.id, 0))), node.id in starts)
                 for node in nodes
             ],
             "step": [node.step for node in nodes],
@@ -132,7 +135,7 @@ class _Stamps:
             ],
         }  # fmt: skip
 
-    def _stamp(self, node: Node, row: tuple[Any, int], start: bool) -> int:
+    def _stamp(self, graph: Graph, node: Node, row: tuple[Any, int], start: bool) -> int:
         lines = words.parameter_lines(node, self.view.uses.get(node.id, 0)) if node.kind == "parameter" else (
             words.lines(node)
         )  # fmt: skip
@@ -154,7 +157,7 @@ class _Stamps:
             "fill": fill,
             "border": border,
             "dashed": bool(node.derivative) or not node.trains,
-            "frame": words.frame(node, True) if node.layer is not None else "",
+            "frame": words.frame(node, graph) if node.layer is not None else "",
             "gate": node.label or "",
             "shape": f"{words.shape(node)} {node.dtype or ''}".strip(),
             "formula": node.formula,
@@ -180,7 +183,7 @@ def _short(number: float | None) -> float | None:
 
 
 def _units(graph: Graph) -> list[dict[str, Any]]:
-    """For each named value of a layer its units over time, as bytes between its ends."""
+    """For each named value of a layer its units over time, as bytes: from 0 to 254 between its ends, 255 for NaN."""
     found: dict[tuple[Any, ...], list[Node]] = {}
     for node in graph.nodes:
         if node.step is not None and node.seen is not None and node.seen.units is not None and not node.derivative:
@@ -193,7 +196,7 @@ def _units(graph: Graph) -> list[dict[str, Any]]:
         high = max(1.0, *map(abs, numbers)) if numbers else 1.0
         low = 0.0 if all(number >= 0.0 for number in numbers) else -high
         scaled = bytes(
-            round(255 * (min(max(number, low), high) - low) / (high - low)) if number == number else 0
+            round(254 * (min(max(number, low), high) - low) / (high - low)) if number == number else 255
             for row in rows for number in row
         )  # fmt: skip
         maps.append(
@@ -201,7 +204,7 @@ def _units(graph: Graph) -> list[dict[str, Any]]:
                 "net": graph.nets.index(net),
                 "lane": list(nodes[0].lane),
                 "gate": label,
-                "frame": words.frame(nodes[0], True),
+                "frame": words.frame(nodes[0], graph),
                 "units": len(rows[0]),
                 "of": len((nodes[0].seen.units if nodes[0].seen else None) or ()),
                 "steps": [node.step for node in nodes],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from .. import files
 from ..autograd.tensor import Tensor
 from ..errors import ArgumentError, FileError
 from ..nn.module import Module
+from . import style
 from .colour import COLOURS, Scale, measured
 from .dot import PARAMS, to_dot
 from .fold import fold as folded
@@ -65,9 +65,9 @@ def graph(
             "layer" (time rolled up); "auto" is the finest that stays under 400 nodes.
         fold: "auto" folds more than 6 steps into 1, 2, ..., T; None draws all; (head, tail) says how many to draw.
         color: what fills of nodes and widths of recurrent edges mean. "grad": the norm of the gradient of the result
-            (of the sum of its elements) with respect to each value, from a backward of its own that leaves every `grad`
-            as it was; "value": the norm of each value, and "saturation": the share of a gate's units whose derivative
-            has all but gone, both of what ran inside `watch()`; "none": the kind of each node.
+            (of the sum of its elements) with respect to each value, from a backward of its own: hooks run, and every
+            `grad` stays as it was. "value": the norm of each value; "saturation": the share of a gate's units whose
+            derivative has all but gone; both of what ran inside `watch()`. "none": the kind of each node.
         params: "ghost": a chip at each use and one node a parameter at the side (left out where more than 800 nodes are
             drawn; the caption says so); "once": one node a parameter with an edge to each use; "none".
         steps: the steps to draw, counted from 1 as in the picture, such as "1,2,50-52"; the others are folded.
@@ -79,8 +79,7 @@ def graph(
         GraphError: where gradients are asked for and cannot be had.
     """
     _check(level, color, params)
-    named: dict[str, Tensor] = dict(module.named_parameters()) if module is not None else {}
-    ops = read(result, {**named, **(names or {})}, color == "grad")
+    ops = read(result, {**_named(module), **_own_names(names)}, color == "grad")
     return Picture(ops, level, fold, color, params, steps)
 
 
@@ -112,13 +111,26 @@ def compare(
         ArgumentError, GraphError: as `graph`.
     """
     _check(level, color, params)
-    graphs = {}
-    for name, result in results.items():
-        module = (modules or {}).get(name)
-        graphs[str(name)] = read(result, dict(module.named_parameters()) if module is not None else {}, color == "grad")
-    if not graphs:
+    if not isinstance(results, Mapping) or not results:
         raise ArgumentError("compare: there is nothing to compare", expected="results by name", got=repr(results))
+    modules = modules or {}
+    graphs = {str(name): read(result, _named(modules.get(name)), color == "grad") for name, result in results.items()}
     return Picture(beside(graphs), level, fold, color, params, steps)
+
+
+def _named(module: Any) -> dict[str, Tensor]:
+    if module is None:
+        return {}
+    if not isinstance(module, Module):
+        raise ArgumentError("graph: this is no module", expected="a tg.nn.Module, or None", got=repr(module))
+    return dict(module.named_parameters())
+
+
+def _own_names(names: Any) -> dict[str, Tensor]:
+    found = {} if names is None else names
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise ArgumentError("graph: these are no names", expected="tensors by name", got=repr(names))
+    return {str(name) or "unnamed": tensor for name, tensor in found.items()}
 
 
 def _check(level: str, color: str, params: str) -> None:
@@ -146,7 +158,7 @@ class Picture:
         hidden = hidden_steps(ops.steps, fold, steps)
         for chosen in LEVELS if level == "auto" else (level,):
             drawn = at_level(ops, chosen)
-            drawn = folded(drawn, hidden) if chosen != "layer" else drawn
+            drawn = folded(drawn, hidden, ops) if chosen != "layer" else drawn
             if len(drawn.nodes) < MOST_NODES:
                 break
         if color != "none" and not any(measured(node, color) for node in ops.nodes if node.kind == "op"):
@@ -209,7 +221,7 @@ class Picture:
             raise ArgumentError("graph: no such engine", expected=" | ".join(ENGINES), got=repr(engine))
         if format == "json":
             plain = {"stats": self.stats, **self.graph.plain()}
-            return (json.dumps(_in_json(plain), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+            return (json.dumps(style.in_json(plain), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
         if format not in (*FORMATS, "html", "dot"):
             raise ArgumentError(
                 "graph: no such format", expected=" | ".join((*FORMATS, "html", "dot", "json")), got=repr(format)
@@ -218,7 +230,8 @@ class Picture:
         if format == "dot":
             return self.source.encode()
         if format == "html":
-            return to_html(self.view, self.ops, self.stats["level"], self._hidden, self._color).encode()
+            totals = _totals(self.stats)
+            return to_html(self.view, self.ops, self.stats["level"], self._hidden, self._color, totals).encode()
         found = None
         if engine != "builtin":
             found = program(format, engine, needed=engine != "auto" or format != "svg")
@@ -250,7 +263,7 @@ class Picture:
         try:
             content = self.to_bytes(format or path.suffix.lower().removeprefix(".") or "none", engine, timeout, force)
         except LayoutTimeout as trouble:
-            kept = path.with_suffix(".dot")
+            kept = path.with_name(f"{path.name}.dot")
             files.write_whole(kept, self.source.encode())
             raise FileError(f"{trouble.one_line}; its text is kept in {kept}") from None
         files.write_whole(path, content)
@@ -288,8 +301,7 @@ class Picture:
         totals = f"{_count(stats['ops'], 'operation')} drawn as {_count(len(drawn), 'node')}"
         if stats["hidden_steps"]:
             totals += f"; {_count(stats['hidden_steps'], 'step')} with {stats['hidden_ops']} operations folded"
-        if stats["parameters"]:
-            totals += f"; {_count(stats['parameters'], 'parameter')}, used {stats['parameter_uses']} times"
+        totals += f"; {_parameters(stats)}" if stats["parameters"] else ""
         done = [f"To stay readable: {', '.join(stats['done'])}"] if stats["done"] else []
         return [", ".join([title, *sizes]), totals, *done]
 
@@ -315,10 +327,10 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _in_json(value: Any) -> Any:
-    """The same, with numbers that JSON has no word for as text."""
-    if isinstance(value, dict):
-        return {name: _in_json(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_in_json(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _parameters(stats: dict[str, Any]) -> str:
+    return f"{_count(stats['parameters'], 'parameter')}, used {stats['parameter_uses']} times"
+
+
+def _totals(stats: dict[str, Any]) -> str:
+    parts = [_count(stats["ops"], "operation"), _parameters(stats) if stats["parameters"] else ""]
+    return "; ".join(part for part in parts if part)

@@ -185,10 +185,9 @@ class Places:
         for node in nodes:
             if node.layer is not None and not is_given(node):
                 cells.setdefault(node.lane, []).append(node)
-        several = len(self.graph.layers) > 1
         for members in cells.values():
             if len(members) > 1:
-                self.frames.append(Frame("cell", self._around(members, 9.0, 16.0), words.frame(members[0], several)))
+                self.frames.append(Frame("cell", self._around(members, 9.0, 16.0), words.frame(members[0], self.graph)))
 
     def _around(self, nodes: Sequence[Node], margin: float, above: float) -> Box:
         found = [self.boxes[id] for node in nodes for id in (node.id, f"chip {node.id}") if id in self.boxes]

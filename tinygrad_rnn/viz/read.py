@@ -8,19 +8,23 @@ step is this step's result is a state, an initial one where it comes from nowher
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from ..autograd.nest import leaves
 from ..autograd.replay import unfolded
 from ..autograd.tape import Node as TapeNode
-from ..autograd.tape import Place, Tape, writes
+from ..autograd.tape import Tape, writes
 from ..autograd.tensor import Tensor
 from ..errors import ArgumentError
 from ..nn.module import Parameter
 from . import measure
 from .measure import Seen, Statistics
 from .nodes import Edge, Graph, Node, merged
+from .spots import Spot, spots
 
 
 def read(result: Any, parameters: Mapping[str, Tensor] | None = None, measured: bool = False) -> Graph:
@@ -38,8 +42,11 @@ def read(result: Any, parameters: Mapping[str, Tensor] | None = None, measured: 
     """
     roots = _roots(result)
     history = _history(result, roots)
-    nodes, now = unfolded(history)
-    gradients: dict[int, Statistics] = {}
+    watch = measure.watch()  # sees what was watched the first time, and is run again
+    watched = any(measure.seen(node) is not None for node in history)
+    nodes, now = unfolded(history, measured, (watch,) if watched else ())
+    watch.settle()
+    gradients: dict[int, Statistics] | None = None
     if measured:
         for node in history:
             if type(node.saved) is tuple:
@@ -52,7 +59,7 @@ def read(result: Any, parameters: Mapping[str, Tensor] | None = None, measured: 
 def _history(result: Any, roots: list[TapeNode]) -> list[TapeNode]:
     """Every tape node behind the result, oldest first."""
     found: dict[int, TapeNode] = {}
-    for root in roots:
+    for root in reversed(roots):  # those of a tape lead to each other
         if root.order not in found:
             found.update((node.order, node) for node in root.ancestors())
     if not any(node.op is not None for node in found.values()):
@@ -72,8 +79,8 @@ def _roots(result: Any) -> list[TapeNode]:
         return [result]
     if isinstance(result, Tensor):
         return [result.node] if result.node is not None else []
-    if isinstance(result, (tuple, list)):
-        return [node for part in result for node in _roots(part)]
+    if isinstance(result, (tuple, list, dict)):
+        return [node for part in leaves(result) for node in _roots(part)]
     raise ArgumentError("graph: this has no graph", expected="a tensor, a nest of tensors or a Tape", got=repr(result))
 
 
@@ -81,13 +88,14 @@ class _Reader:
     """Reads one history; its fields are what the rules below need to look up."""
 
     def __init__(
-        self, history: list[TapeNode], parameters: Mapping[str, Tensor], gradients: dict[int, Statistics]
+        self, history: list[TapeNode], parameters: Mapping[str, Tensor], gradients: dict[int, Statistics] | None
     ) -> None:
-        self.history, self.gradients = history, gradients
+        self.history, self.gradients, self.measured = history, gradients or {}, gradients is not None
         self.parameters = parameters
         self.name_of = {id(t.node): name for name, t in parameters.items() if t.node is not None}
         self.frozen = {id(t._array): name for name, t in parameters.items() if not t.requires_grad}
-        self.program = _programs(history)
+        self.spot = spots(history)
+        self.program = self._programs()
         self.index = {id(node): i for ops in self.program.values() for i, node in enumerate(ops)}
         self.nodes: dict[str, Node] = {}
         self.edges: list[Edge] = []
@@ -103,6 +111,15 @@ class _Reader:
                 self._op(f"n{i}", node)
         return Graph(tuple(self.nodes.values()), merged(self.edges))
 
+    def _programs(self) -> dict[Spot, list[TapeNode]]:
+        """The ops of each step of each layer, in the order they ran."""
+        found: dict[Spot, list[TapeNode]] = {}
+        for node in self.history:
+            spot = self.spot[id(node)]
+            if node.op is not None and spot is not None and spot.step is not None:
+                found.setdefault(spot, []).append(node)
+        return found
+
     def _parameter(self, name: str, tensor: Tensor | None, leaf: TapeNode | None) -> str:
         """A parameter's node, of what is still there of it."""
         id_, known = f"p {name}", tensor if tensor is not None else leaf
@@ -110,7 +127,7 @@ class _Reader:
         made = Node(id_, "parameter", name, shape=tuple(known.shape), dtype=str(known.dtype))
         gradient = self.gradients.get(leaf.order) if leaf is not None else None
         if tensor is not None:
-            if gradient is None and tensor.grad is not None:
+            if not self.measured and tensor.grad is not None:
                 gradient = Statistics.of(tensor.grad._array)
             made = replace(made, trains=tensor.requires_grad, seen=Seen(Statistics.of(tensor._array)))
         self.nodes.setdefault(id_, replace(made, gradient=gradient))
@@ -132,7 +149,7 @@ class _Reader:
     def _op(self, id_: str, node: TapeNode) -> None:
         assert node.op is not None
         joint = node.op.joint is not None  # a whole sequence that cannot be opened: its values were freed
-        place = node.place
+        spot = self.spot[id(node)]
         states = [self._state(node, k) for k in range(len(node.parents))]
         operands = tuple(self._operand(node, k, states[k]) for k in range(len(node.parents)))
         self.id_of[id(node)] = id_
@@ -140,10 +157,10 @@ class _Reader:
             id_,
             "op",
             "fused" if joint else node.op.name,
-            f"{place.cell.removesuffix('Cell')} fused".strip() if joint and place else node.op.symbol,
+            f"{spot.cell.removesuffix('Cell')} fused".strip() if joint and spot else node.op.symbol,
             node.label,
             node.shape,
-            str(node.dtype),
+            _dtype(node),
             operands=operands,
             numbers=_numbers(node),
             settings=_settings(node),
@@ -151,7 +168,7 @@ class _Reader:
             seen=measure.seen(node),
             gradient=self.gradients.get(node.order),
         )
-        self.nodes[id_] = made = _placed(made, node.place)
+        self.nodes[id_] = made = _placed(made, spot)
         for operand, state in zip(operands, states):
             if operand is not None:
                 self.edges.append(self._edge(self.nodes[operand], made, state))
@@ -170,14 +187,14 @@ class _Reader:
     def _operand(self, node: TapeNode, k: int, state: str | None) -> str | None:
         """The id of an operand's node; where the tape has none, of one made for it."""
         assert node.op is not None
-        op, place, parent = node.op, node.place, node.parents[k]
+        op, spot, parent = node.op, self.spot[id(node)], node.parents[k]
         if parent is not None:
             known = self.nodes[self.id_of[id(parent)]]
             if state is not None:
-                assert place is not None
+                assert spot is not None
                 kind = "initial" if known.kind == "input" else known.kind
                 known = replace(known, kind=kind, label=known.label or state)
-                self.nodes[known.id] = replace(_placed(known, place), step=None)
+                self.nodes[known.id] = replace(_placed(known, spot), step=None)
             return known.id
         name = op.inputs[0 if op.variadic else k]
         array = _kept(node, name)
@@ -185,19 +202,19 @@ class _Reader:
         if array is not None and id(array) in self.frozen:
             return f"p {self.frozen[id(array)]}"
         if state is not None:
-            assert place is not None
-            made = Node(f"initial {_lane(place)} {state}", "initial", state, "", state, shape, dtype)
-            made = replace(_placed(made, place), step=None)
+            assert spot is not None
+            made = Node(f"initial {spot.lane} {state}", "initial", state, "", state, shape, dtype)
+            made = replace(_placed(made, spot), step=None)
         elif array is None and inspect.signature(op.rule).parameters[name].default is None:
             return None  # left out, as a bias may be
         elif op.kind == "elementwise" and not shape:
             return None  # a number in the formula, such as 1 in 1 - z
-        elif k == 0 and place is not None and self._counterpart(node) is not None:
-            id_ = f"input {_lane(place)} {place.step}"
-            made = _placed(Node(id_, "input", "x", shape=shape, dtype=dtype), place)
+        elif k == 0 and spot is not None and self._counterpart(node) is not None:
+            id_ = f"input {spot.lane} {spot.step}"
+            made = _placed(Node(id_, "input", "x", shape=shape, dtype=dtype), spot)
         else:
             id_ = f"constant {len(self.nodes)}"
-            made = _placed(Node(id_, "constant", name, shape=shape, dtype=dtype), place)
+            made = _placed(Node(id_, "constant", name, shape=shape, dtype=dtype), spot)
         return self.nodes.setdefault(made.id, made).id
 
     def _state(self, node: TapeNode, k: int) -> str | None:
@@ -207,40 +224,34 @@ class _Reader:
             return None
         other = self._counterpart(node)
         state = other.parents[k] if other is not None else None
-        return (state.label or "state") if state is not None and state.place == node.place else None
+        return (state.label or "state") if state is not None and self.spot[id(state)] == self.spot[id(node)] else None
 
     def _counterpart(self, node: TapeNode) -> TapeNode | None:
         """The op that is to the neighbouring step, where the cell ran the same program, what `node` is to its own."""
-        place = node.place
-        if place is None or place.step is None:
+        spot = self.spot[id(node)]
+        if spot is None or spot.step is None:
             return None
-        here, i = self.program[place], self.index[id(node)]
-        for step in (place.step + (-1 if place.reverse else 1), place.step + (1 if place.reverse else -1)):
-            there = self.program.get(place._replace(step=step), [])
+        here, i = self.program[spot], self.index[id(node)]
+        for step in (spot.step + (-1 if spot.reverse else 1), spot.step + (1 if spot.reverse else -1)):
+            there = self.program.get(spot._replace(step=step), [])
             if [other.op for other in there] == [other.op for other in here]:
                 return there[i]
         return None
 
 
-def _programs(history: Iterable[TapeNode]) -> dict[Place, list[TapeNode]]:
-    """The ops of each step of each layer, in the order they ran."""
-    found: dict[Place, list[TapeNode]] = {}
-    for node in history:
-        if node.op is not None and node.place is not None and node.place.step is not None:
-            found.setdefault(node.place, []).append(node)
-    return found
+def _dtype(node: TapeNode) -> str:
+    """The dtype's name, which NumPy takes long to find."""
+    return _DTYPES.get(node.dtype.char) or str(node.dtype)
 
 
-def _placed(node: Node, place: Place | None) -> Node:
-    if place is None:
+_DTYPES = {np.dtype(name).char: name for name in ("float32", "float64")}
+
+
+def _placed(node: Node, spot: Spot | None) -> Node:
+    if spot is None:
         return node
-    cell, layer, reverse, step, derivative = place
-    return replace(node, cell=cell or None, layer=layer, reverse=reverse, step=step, derivative=derivative)
-
-
-def _lane(place: Place) -> str:
-    """A layer and direction, as part of an id."""
-    return f"{place.layer} {place.reverse}" + (f" {place.derivative}" if place.derivative else "")
+    cell, layer, reverse, step, derivative = spot
+    return node.changed(cell=cell or None, layer=layer, reverse=reverse, step=step, derivative=derivative)
 
 
 def _kept(node: TapeNode, name: str) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from .nodes import Node
 
 INK, FAINT, RULE = "#1F2933", "#616E7C", "#9AA5B1"
@@ -71,6 +74,17 @@ def clean(text: str) -> str:
     return "".join(
         c for c in text if c in "\n\t" or (ord(c) >= 32 and not 0xD800 <= ord(c) <= 0xDFFF and ord(c) != 127)
     )
+
+
+def in_json(value: Any) -> Any:
+    """The same as JSON has it: text without what XML forbids, and numbers that are not finite as text."""
+    if isinstance(value, dict):
+        return {in_json(name): in_json(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [in_json(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return clean(value) if isinstance(value, str) else value
 
 
 def subscript(number: int) -> str:

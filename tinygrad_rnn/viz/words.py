@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from . import style
 from .colour import is_dark
 from .measure import Statistics
-from .nodes import Node
+from .nodes import Graph, Node
 from .style import markup, small
 from .view import View
 
@@ -75,14 +75,15 @@ def parameter(node: Node, uses: int, faint: str = style.FAINT) -> str:
 def _marked(several: list[Line], faint: str) -> str:
     found = []
     for text, size, strong in several:
-        part = markup(text) if size > 10.0 else small(text, faint)
+        part = (markup(text) or " ") if size > 10.0 else small(text, faint)
         found.append(f"<b>{part}</b>" if strong else part)
     return "<br/>".join(found)
 
 
-def frame(node: Node, many: bool) -> str:
-    """The title of the frame around a node's cell; `many` where there are several layers."""
-    title = (node.cell or "").removesuffix("Cell") + (f", layer {node.layer}" if many else "")
+def frame(node: Node, graph: Graph) -> str:
+    """The title of the frame around a node's cell."""
+    title = (node.cell or "").removesuffix("Cell")
+    title += f", layer {node.layer}" if graph.is_one_of_several(node) else ""
     return title + (", reverse" if node.reverse else "") + (", gradient" if node.derivative else "")
 
 
