@@ -18,9 +18,9 @@ from .colour import COLOURS, Scale, measured
 from .dot import PARAMS, to_dot
 from .fold import fold as folded
 from .fold import hidden_steps
+from .html import to_html
 from .levels import LEVELS, at_level
 from .nodes import Graph, beside
-from .page import to_html
 from .read import read
 from .render import ENGINES, FORMATS, TIMEOUT, LayoutTimeout, program, render
 from .svg import to_svg

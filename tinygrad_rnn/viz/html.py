@@ -1,6 +1,6 @@
 """The picture as a page: one HTML file in plain JavaScript that works offline and fetches nothing.
 
-The page holds the whole graph at each level as data, and `page.js` folds, opens, lays out and draws it. What is the
+The page holds the whole graph at each level as data; the scripts in `page/` fold, open, lay out and draw it. What is the
 same at every step is said once, as a stamp. Before that runs, and where no script may, the page shows the picture of
 the built-in layout.
 """
@@ -22,6 +22,9 @@ from .place import Places, room
 from .svg import to_svg
 from .view import View
 
+#: The parts of the script, which are one in the page.
+SCRIPTS = ("state", "visible", "grid", "draw", "charts", "page")
+
 #: Heat maps show at most so many units of a layer.
 MOST_UNITS = 64
 
@@ -37,7 +40,7 @@ def to_html(view: View, ops: Graph, level: str, hidden: Sequence[int], color: st
         color: what colours mean at first.
         totals: how much there is, in words.
     """
-    here = files(__package__)
+    here = files(__package__) / "page"
     page = (here / "page.html").read_text(encoding="utf-8")
     found = style.in_json(_data(view, ops, level, hidden, color, totals))
     data = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -46,7 +49,7 @@ def to_html(view: View, ops: Graph, level: str, hidden: Sequence[int], color: st
         "style": (here / "page.css").read_text(encoding="utf-8"),
         "picture": to_svg(view),
         "data": data.replace("<", "\\u003c"),  # a label may hold the end of a script
-        "script": (here / "page.js").read_text(encoding="utf-8"),
+        "script": "\n".join((here / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
     }
     for name, text in parts.items():
         before, mark, after = page.partition(f"<!--{name}-->")
