@@ -1,8 +1,8 @@
 """The picture as a page: one HTML file in plain JavaScript that works offline and fetches nothing.
 
-The page holds the whole graph at each level as data; the scripts in `page/` fold, open, lay out and draw it. What is the
-same at every step is said once, as a stamp. Before that runs, and where no script may, the page shows the picture of
-the built-in layout.
+The page holds the whole graph at each level as data; the scripts in `page/` fold, open, lay out and draw it. What is
+the same at every step is said once, as a stamp. Before they run, and where no script may, the page shows the picture
+of the built-in layout.
 """
 
 from __future__ import annotations

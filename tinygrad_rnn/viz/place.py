@@ -56,6 +56,7 @@ class Places:
         frames: from the outermost.
         columns: for each node of a step where its column begins and ends.
         outside: what stands in no column, by its row there: from 0 upward above the columns, from -1 downward below.
+        tops: for each node of a step with other layers above it where its column ends above.
         axis: words below the columns: x of the middle, y, and the words.
         width, height: of all.
     """
@@ -66,6 +67,7 @@ class Places:
         self.boxes: dict[str, Box] = {}
         self.frames: list[Frame] = []
         self.columns: dict[str, tuple[float, float]] = {}
+        self.tops: dict[str, float] = {}
         self.axis: list[tuple[float, float, str]] = []
         self.width = self.height = 0.0
         columns = self.grid.bands
@@ -148,6 +150,9 @@ class Places:
             for row, ids in cells.items():
                 self._line(ids, sizes, x + left, middles[row])
             self.columns.update((node.id, (x, x + left + right)) for node in nodes)
+            highest = max((node.lane for node in nodes if not is_given(node)), default=(0, 0, False))
+            top = min(self.boxes[node.id].y for node in nodes) - _ROW
+            self.tops.update((node.id, top) for node in nodes if node.lane < highest and not is_given(node))
             if not band.is_start:
                 self._frame(nodes)
             self.axis.append((x + left, y, name))
@@ -200,15 +205,17 @@ class Places:
         parameters = self.view.parameters
         if not parameters:
             return
-        x = self.width + 2 * _COLUMN if self.boxes else 0.0
-        left, y, widest, lowest = x, 0.0, 0.0, 0.0
-        for node in parameters:
-            width, height = room(words.parameter_lines(node, self.view.uses[node.id]))
-            if y and y + height > max(self.height, 200.0):
-                x, y, widest = x + widest + _BESIDE, 0.0, 0.0
-            self.boxes[node.id] = Box(x, y, width, height)
-            widest, y = max(widest, width), y + height + _BESIDE
-            lowest = max(lowest, y - _BESIDE)
+        sizes = [room(words.parameter_lines(node, self.view.uses[node.id])) for node in parameters]
+        tallest = max(height for _, height in sizes) + _BESIDE
+        stacks = math.ceil(len(parameters) / max(int(max(self.height, 200.0) / tallest), 1))
+        each = math.ceil(len(parameters) / stacks)
+        x = left = self.width + _COLUMN if self.boxes else 0.0
+        widest = lowest = 0.0
+        for i, (node, (width, height)) in enumerate(zip(parameters, sizes)):
+            if i and i % each == 0:
+                x, widest = x + widest + _BESIDE, 0.0
+            self.boxes[node.id] = Box(x, i % each * tallest, width, height)
+            widest, lowest = max(widest, width), max(lowest, i % each * tallest + height)
         title = "parameters" + (", shared by all steps" if self.view.share(parameters) else "")
         across = max(x + widest - left, letters(title, 11.0))
         self.frames.append(Frame("parameters", Box(left - 10.0, -24.0, across + 20.0, lowest + 34.0), title))

@@ -6,6 +6,7 @@ other way round), a colour each state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from xml.sax.saxutils import quoteattr
 
@@ -162,7 +163,17 @@ class _Drawing:
     def _data(self, edge: Edge, source: Box, target: Box) -> Iterator[str]:
         (x, _), (to_x, _) = source.middle, target.middle
         hint = f"<title>×{edge.count}</title>" if edge.count > 1 else ""
-        if source.y >= target.y + target.height:  # up, as most go
+        columns, top = self.places.columns, self.places.tops.get(edge.source, -math.inf)
+        if target.y + target.height <= top and columns.get(edge.target) != columns[edge.source]:
+            left, right = columns[edge.source]
+            aside = right + 22.0 if to_x >= x else left - 22.0  # past the layers above
+            y, to_y = source.y, target.y + target.height
+            yield _path(
+                f"M{_n(x)} {_n(y)}C{_n(x)} {_n(y - 16)} {_n(aside)} {_n(y - 6)} {_n(aside)} {_n(y - 26)}V{_n(top)}"
+                f"C{_n(aside)} {_n(top - 30)} {_n(to_x)} {_n(to_y + 35)} {_n(to_x)} {_n(to_y + 5)}",
+                style.RULE, 1.1, arrow=(to_x, to_y, 0, -1), hint=hint,
+            )  # fmt: skip
+        elif source.y >= target.y + target.height:  # up, as most go
             y, to_y = source.y, target.y + target.height
             bend = min((y - to_y) / 2, 40.0)
             yield _path(

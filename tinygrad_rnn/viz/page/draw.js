@@ -8,11 +8,16 @@ function arrow(x, y, right, down, width) {
 }
 const link = (edge, inner) => `<g class="part edge" data-from="${escape(edge.from)}" data-to="${escape(edge.to)}">${inner}</g>`;
 
-function drawEdge(edge, from, to, nodes, columns) {
+function drawEdge(edge, from, to, { nodes, columns, tops }) {
   if (edge.kind === 2) return "";
   const [x, y] = [from.x + from.w / 2, from.y + from.h / 2], [toX, toY] = [to.x + to.w / 2, to.y + to.h / 2];
   if (edge.kind === 0) {
     const hint = edge.times > 1 ? `<title>×${edge.times}</title>` : "";
+    const band = columns.find((one) => one.keys.includes(edge.from)), top = tops.get(edge.from);
+    if (top !== undefined && to.y + to.h <= top && !band.keys.includes(edge.to)) {
+      const aside = toX >= x ? band.right + 22 : band.x - 22, end = to.y + to.h;  // past the layers above
+      return link(edge, `${hint}<path class="line" d="M${n(x)} ${n(from.y)}C${n(x)} ${n(from.y - 16)} ${n(aside)} ${n(from.y - 6)} ${n(aside)} ${n(from.y - 26)}V${n(top)}C${n(aside)} ${n(top - 30)} ${n(toX)} ${n(end + 35)} ${n(toX)} ${n(end + 5)}"/><path class="head" d="${arrow(toX, end, 0, -1, 1.1)}"/>`);
+    }
     if (from.y >= to.y + to.h) {
       const [start, end] = [from.y, to.y + to.h], bend = Math.min((start - end) / 2, 40);
       return link(edge, `${hint}<path class="line" d="M${n(x)} ${n(start)}C${n(x)} ${n(start - bend)} ${n(toX)} ${n(end + 5 + bend)} ${n(toX)} ${n(end + 5)}"/><path class="head" d="${arrow(toX, end, 0, -1, 1.1)}"/>`);

@@ -102,6 +102,7 @@ function layout(shown) {
     }
   };
   let x = 0, net = null;
+  const tops = new Map();
   const frames = [];
   for (const band of columns) {
     if (net !== null && band.net !== net) x += COLUMN;
@@ -123,6 +124,9 @@ function layout(shown) {
     const least = band.folded ? Math.min(6 * band.steps.length, 180) / 2 : 0;  // the charts below need it
     const [left, right] = [0, 1].map((side) => Math.max(least, ...sides.map((half) => half[side])));
     for (const [row, keys] of rows) line(keys, x + left, middle.get(row));
+    const highest = Math.max(...band.keys.filter((key) => !nodes.get(key).given).map((key) => laneOf(nodes.get(key))), -1);
+    const top = Math.min(...band.keys.map((key) => boxes.get(key).y)) - ROW;
+    for (const key of band.keys) if (!nodes.get(key).given && laneOf(nodes.get(key)) < highest) tops.set(key, top);
     Object.assign(band, { x, middle: x + left, right: x + left + right });
     for (const keys of cells.values()) {
       if (keys.length < 2) continue;
@@ -158,15 +162,16 @@ function layout(shown) {
   }
   for (const box of boxes.values()) width = Math.max(width, box.x + box.w);
   const side = [...nodes].filter(([, node]) => node.kind === "parameter" && state.chips);
-  let at = 0, from = width + (boxes.size ? 2 * COLUMN : 0), widest = 0, lowest = 0;
-  const first = from;
-  for (const [key, node] of side) {
-    if (at && at + node.h > Math.max(ground, 200)) { from += widest + BESIDE; at = 0; widest = 0; }
-    boxes.set(key, { x: from, y: at, w: node.w, h: node.h });
+  const tallest = Math.max(...side.map(([, node]) => node.h)) + BESIDE;
+  const stacks = Math.ceil(side.length / Math.max(Math.floor(Math.max(ground, 200) / tallest), 1));
+  const each = Math.ceil(side.length / stacks), first = width + (boxes.size ? COLUMN : 0);
+  let from = first, widest = 0, lowest = 0;
+  side.forEach(([key, node], i) => {
+    if (i && i % each === 0) { from += widest + BESIDE; widest = 0; }
+    boxes.set(key, { x: from, y: (i % each) * tallest, w: node.w, h: node.h });
     widest = Math.max(widest, node.w);
-    at += node.h + BESIDE;
-    lowest = Math.max(lowest, at);
-  }
+    lowest = Math.max(lowest, (i % each + 1) * tallest);
+  });
   const parameters = side.length ? { x: first - 10, y: -26, w: Math.max(from + widest - first, 190) + 20, h: lowest + 30 } : null;
-  return { ...shown, columns, boxes, chips, chipLines, frames, parameters, width, ground, shared: side.every(([, node]) => data.shared.includes(node.id)) };
+  return { ...shown, columns, tops, boxes, chips, chipLines, frames, parameters, width, ground, shared: side.every(([, node]) => data.shared.includes(node.id)) };
 }

@@ -15,7 +15,7 @@ function draw(keep = false) {
   const parts = [drawFrames(placed), drawAxis(placed)];
   for (const edge of placed.edges) {
     const [from, to] = [placed.boxes.get(edge.from), placed.boxes.get(edge.to)];
-    if (from && to) parts.push(drawEdge(edge, from, to, placed.nodes, placed.columns));
+    if (from && to) parts.push(drawEdge(edge, from, to, placed));
   }
   for (const [key, node] of placed.nodes) if (placed.boxes.has(key)) parts.push(drawNode(key, node, placed.boxes.get(key)));
   for (const [key, parameters] of placed.chips) parts.push(drawChip(key, placed.boxes.get(`chip ${key}`), placed.boxes.get(key), placed.chipLines(key), parameters));
