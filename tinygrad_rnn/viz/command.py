@@ -56,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     look = parser.add_argument_group("the picture")
     add = look.add_argument
-    add("--level", choices=("auto", *LEVELS), help="how fine (gate; of a comparison, cell)")
+    add("--level", choices=("auto", *LEVELS), help="how fine (gate; of a comparison, cell; without steps, auto)")
     add("--color", choices=COLOURS, help="what colours mean (none; of a page and of a comparison, grad)")
     add("--params", choices=PARAMS, help="how parameters are drawn (ghost; of a comparison, none)")
     folding = look.add_mutually_exclusive_group()
@@ -132,7 +132,10 @@ def _picture(chosen: argparse.Namespace, color: str) -> Any:
         result, net = _returned(chosen.source, color if chosen.color or color == "none" else "value")
         if chosen.color is None and color == "grad" and not _differentiable(result):
             color = "value"
-    return graph(result, chosen.level or "gate", color=color, module=net, **look)
+    picture = graph(result, chosen.level or "gate", color=color, module=net, **look)
+    if chosen.level is None and not picture.stats["steps"]:  # nothing that is done again and again: show it all
+        picture = graph(result, "auto", color=color, module=net, **look)
+    return picture
 
 
 def _own_net(

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from . import style, words
 from .layout import Grid, Row, is_given
-from .nodes import Edge, Node
+from .nodes import Edge, Lane, Node
 from .style import identifier, quoted, tooltip
 from .view import View
 
@@ -205,8 +205,8 @@ class _Drawing:
         """The points that recurrent edges go through, one in each row between their ends, in the source's column."""
         ways: dict[tuple[str, str], list[str]] = {}
         for edge in edges:
-            if self.nodes[edge.source].kind == "ellipsis" or (edge.source, edge.target) in ways:
-                continue  # nothing else stands in the column of an ellipsis
+            if (edge.source, edge.target) in ways:
+                continue
             points = ways[edge.source, edge.target] = []
             for row in self.grid.between(edge):
                 point = f"way {edge.source} {edge.target} {row[1]}"
@@ -264,6 +264,13 @@ class _Drawing:
         rows: dict[Row, list[str]] = {}
         for id, row in self.grid.rows.items():
             rows.setdefault(row, []).append(id)
+        ends: dict[Lane, list[str]] = {}  # of each lane a node of its lowest row and one of its highest
+        for (lane, _), ids in sorted(rows.items()):
+            ends[lane] = [ends.get(lane, ids)[0], ids[0]]
+        for lane, (_, top) in ends.items():
+            above = ends.get((*lane[:2], True))
+            if above is not None and not lane[2]:  # the other direction reads the same: only this lifts it
+                self._edge(top, above[0], "style=invis")
         for ((derivative, _, reverse), _), ids in sorted(rows.items()):
             back = reverse != bool(derivative % 2)
             self._same_rank(end for id in ids for end in self.beside.get(id, [id]))
