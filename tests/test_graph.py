@@ -149,7 +149,7 @@ def test_levels_grow_coarser_and_keep_counts():
     sizes = [len(tg.viz.graph(outputs, level=level).graph.nodes) for level in LEVELS]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
     rolled = tg.viz.graph(outputs, level="layer").graph
-    loops = {(edge.name, edge.count) for edge in rolled.edges if edge.source == edge.target}
+    loops = {(edge.name, edge.times) for edge in rolled.edges if edge.source == edge.target}
     assert loops == {("hidden", 3), ("cell", 3)}
 
 

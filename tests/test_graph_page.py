@@ -75,7 +75,7 @@ def test_the_data_is_the_graph():
         assert found["id"] == [node.id for node in graph.nodes]
         assert found["step"] == [node.step for node in graph.nodes]
         ends = [(found["id"][a], found["id"][b], times) for a, b, _, _, times in found["edges"]]
-        assert ends == [(edge.source, edge.target, edge.count) for edge in graph.edges]
+        assert ends == [(edge.source, edge.target, edge.times) for edge in graph.edges]
         for norm, node in zip(found["grad"], graph.nodes):
             assert (norm is None) == (node.gradient is None)
             assert norm is None or norm[0] == pytest.approx(node.gradient.norm, rel=1e-3)

@@ -194,12 +194,12 @@ class _Drawing:
 
     def _count(self, edge: Edge) -> str:
         """How many uses an edge stands for: at its head, as a label in the middle would double all ranks."""
-        if edge.count == 1:
+        if edge.times == 1:
             return "weight=3" if is_given(self.nodes[edge.source]) else ""
         steps = any(
             self.nodes[end].kind == "ellipsis" or self.nodes[end].step is None for end in (edge.source, edge.target)
         )
-        return (f'headlabel=" ×{edge.count} " ' if steps else "") + f"{tooltip(f'×{edge.count}')}"
+        return (f'headlabel=" ×{edge.times} " ' if steps else "") + f"{tooltip(f'×{edge.times}')}"
 
     def _ways(self, edges: list[Edge]) -> dict[tuple[str, str], list[str]]:
         """The points that recurrent edges go through, one in each row between their ends, in the source's column."""
@@ -233,7 +233,7 @@ class _Drawing:
         look = f'color="{":".join(colours)}" penwidth={round(width, 2)} {tooltip(names)}'
         leave, enter = ("w", "e") if back else ("e", "w")
         if source == target:
-            times = f"×{edges[0].count}"
+            times = f"×{edges[0].times}"
             self._edge(source, target, f"{look} label={quoted(f' {names} {times}')} tailport=e headport=e")
             return
         stops = [source, *points, target]

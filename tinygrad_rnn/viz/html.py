@@ -133,7 +133,7 @@ class _Stamps:
             "grad": _numbers(node.gradient for node in nodes),
             "saturation": [_short(node.seen.saturated) if node.seen else None for node in nodes],
             "edges": [
-                [number[e.source], number[e.target], kinds.index(e.kind), e.name * (e.kind == "recurrent"), e.count]
+                [number[e.source], number[e.target], kinds.index(e.kind), e.name * (e.kind == "recurrent"), e.times]
                 for e in graph.edges
             ],
         }  # fmt: skip

@@ -62,7 +62,7 @@ def without_detours(graph: Graph) -> Graph:
         return [end for element in instead[id] for end in ends(element)] if id in instead else [id]
 
     edges = [
-        replace(edge, source=end)
+        edge._replace(source=end)
         for edge in graph.edges
         if edge.target not in instead
         for end in dict.fromkeys(ends(edge.source))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from .measure import Seen, Statistics
 
@@ -93,22 +93,21 @@ class Node:
         return self.reverse != bool(self.derivative % 2)
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """That `target` uses `source`.
 
     Attributes:
         source, target: ids of nodes.
         kind: "data", "recurrent" (from one step to another) or "parameter".
         name: the state that a recurrent edge carries: "hidden", "cell".
-        count: how many uses it stands for.
+        times: how many uses it stands for.
     """
 
     source: str
     target: str
     kind: str = "data"
     name: str = ""
-    count: int = 1
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Graph:
         found = {node.id: 0 for node in self.of_kind("parameter")}
         for edge in self.edges:
             if edge.kind == "parameter":
-                found[edge.source] += edge.count
+                found[edge.source] += edge.times
         return found
 
     @cached_property
@@ -181,7 +180,7 @@ class Graph:
 
     def plain(self) -> dict[str, Any]:
         """The graph as dictionaries, lists, strings and numbers, ready for JSON."""
-        return {"nodes": [asdict(node) for node in self.nodes], "edges": [asdict(edge) for edge in self.edges]}
+        return {"nodes": [asdict(node) for node in self.nodes], "edges": [edge._asdict() for edge in self.edges]}
 
 
 def beside(graphs: Mapping[str, Graph]) -> Graph:
@@ -200,7 +199,7 @@ def beside(graphs: Mapping[str, Graph]) -> Graph:
 
     nodes = [renamed(node, net) for net, graph in graphs.items() for node in graph.nodes]
     edges = [
-        replace(edge, source=_named(net)(edge.source), target=_named(net)(edge.target))
+        edge._replace(source=_named(net)(edge.source), target=_named(net)(edge.target))
         for net, graph in graphs.items()
         for edge in graph.edges
     ]
@@ -216,7 +215,7 @@ def merged(edges: Iterable[Edge]) -> tuple[Edge, ...]:
     counts: dict[tuple[str, str, str, str], int] = {}
     for edge in edges:
         key = (edge.source, edge.target, edge.kind, edge.name)
-        counts[key] = counts.get(key, 0) + edge.count
+        counts[key] = counts.get(key, 0) + edge.times
     return tuple(Edge(*key, count) for key, count in counts.items())
 
 
@@ -246,7 +245,7 @@ def contract(
         node = members[0] if alone else join(found, members)
         nodes.append(node)
         into.update((member.id, node.id) for member in members)
-    edges = (replace(edge, source=into[edge.source], target=into[edge.target]) for edge in graph.edges)
+    edges = (edge._replace(source=into[edge.source], target=into[edge.target]) for edge in graph.edges)
     kept = (edge for edge in edges if edge.source != edge.target or (loops and edge.kind == "recurrent"))
     return Graph(tuple(nodes), merged(kept))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +81,9 @@ def graph(
         GraphError: where gradients are asked for and cannot be had.
     """
     _check(level, color, params)
-    ops = read(result, {**_named(module), **_own_names(names)}, color == "grad")
-    return Picture(ops, level, fold, color, params, steps)
+    with _uncollected():
+        ops = read(result, {**_named(module), **_own_names(names)}, color == "grad")
+        return Picture(ops, level, fold, color, params, steps)
 
 
 def compare(
@@ -114,8 +117,21 @@ def compare(
     if not isinstance(results, Mapping) or not results:
         raise ArgumentError("compare: there is nothing to compare", expected="results by name", got=repr(results))
     modules = modules or {}
-    graphs = {str(name): read(result, _named(modules.get(name)), color == "grad") for name, result in results.items()}
-    return Picture(beside(graphs), level, fold, color, params, steps)
+    with _uncollected():
+        graphs = {str(n): read(result, _named(modules.get(n)), color == "grad") for n, result in results.items()}
+        return Picture(beside(graphs), level, fold, color, params, steps)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, the garbage collector rests: of ten thousands of nodes it would find none to free."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _named(module: Any) -> dict[str, Tensor]:

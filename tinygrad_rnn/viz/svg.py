@@ -162,7 +162,7 @@ class _Drawing:
 
     def _data(self, edge: Edge, source: Box, target: Box) -> Iterator[str]:
         (x, _), (to_x, _) = source.middle, target.middle
-        hint = f"<title>×{edge.count}</title>" if edge.count > 1 else ""
+        hint = f"<title>×{edge.times}</title>" if edge.times > 1 else ""
         columns, top = self.places.columns, self.places.tops.get(edge.source, -math.inf)
         if target.y + target.height <= top and columns.get(edge.target) != columns[edge.source]:
             left, right = columns[edge.source]
@@ -189,8 +189,8 @@ class _Drawing:
                 f"M{_n(start)} {_n(source.middle[1])}L{_n(end - way)} {_n(target.middle[1])}", style.RULE, 1.1,
                 arrow=(end, target.middle[1], 1 if right else -1, 0), hint=hint,
             )  # fmt: skip
-        if edge.count > 1 and any(self.graph[end].kind == "ellipsis" for end in (edge.source, edge.target)):
-            yield _words(f"×{edge.count}", x + 14.0, source.y - 7.0, 10.0, style.FAINT)
+        if edge.times > 1 and any(self.graph[end].kind == "ellipsis" for end in (edge.source, edge.target)):
+            yield _words(f"×{edge.times}", x + 14.0, source.y - 7.0, 10.0, style.FAINT)
 
     def _once(self, source: Box, target: Box) -> Iterator[str]:
         (x, y), (to_x, to_y) = source.middle, target.middle
@@ -206,7 +206,7 @@ class _Drawing:
                 f"M{_n(x)} {_n(y - 6)}C{_n(x + 34)} {_n(y - 22)} {_n(x + 34)} {_n(y + 22)} {_n(x + 6)} {_n(y + 6)}",
                 colour, width, arrow=(x, y + 5, -1, 0), hint=hint,
             )  # fmt: skip
-            yield _words(f"×{edge.count}", x + 40.0, y + 4.0, 10.0, style.FAINT)
+            yield _words(f"×{edge.times}", x + 40.0, y + 4.0, 10.0, style.FAINT)
             return
         way = -1 if back else 1
         start = source.x if back else source.x + source.width
