@@ -100,6 +100,7 @@ class _Reader:
         self.nodes: dict[str, Node] = {}
         self.edges: list[Edge] = []
         self.id_of: dict[int, str] = {}
+        self.data: dict[int, str] = {}
 
     def graph(self) -> Graph:
         for name, tensor in self.parameters.items():
@@ -214,6 +215,8 @@ class _Reader:
             made = _placed(Node(id_, "input", "x", shape=shape, dtype=dtype), spot)
         else:
             id_ = f"constant {len(self.nodes)}"
+            if array is not None and spot is None:  # the same data, given to several operations
+                id_ = self.data.setdefault(id(array), id_)
             made = _placed(Node(id_, "constant", name, shape=shape, dtype=dtype), spot)
         return self.nodes.setdefault(made.id, made).id
 

@@ -66,7 +66,10 @@ class View:
 
     def ink(self, node: Node) -> tuple[str, str]:
         """The colours of a node's title, and of what stands below it."""
-        return ("#FFFFFF", "#FFFFFF") if colour.is_dark(self.paint(node)[0]) else (style.INK, style.FAINT)
+        fill = self.paint(node)[0]
+        if colour.is_dark(fill):
+            return "#FFFFFF", "#FFFFFF"
+        return style.INK, style.INK if self.scale is not None and fill != "#FFFFFF" else style.FAINT
 
     def edge(self, edge: Edge) -> tuple[str, float]:
         """Colour and width of an edge that carries a state."""

@@ -45,7 +45,8 @@ function drawEdge(edge, from, to, { nodes, columns, tops }) {
 
 function drawNode(key, node, box) {
   const { fill, dark } = paint(node), opens = node.kind === "ellipsis" || node.closed;
-  const words = node.lines, [ink, faint] = dark ? ["#ffffff", "#ffffff"] : ["#1F2933", "#52606D"];
+  const words = node.lines, plain = state.color === "none" || fill === "#ffffff";
+  const [ink, faint] = dark ? ["#ffffff", "#ffffff"] : ["#1F2933", plain ? "#52606D" : "#1F2933"];
   let y = box.y + (box.h - words.reduce((sum, line) => sum + line[1] + 3, 0)) / 2, inner = "";
   for (const [line, size, strong] of words) {
     y += size + 3;
