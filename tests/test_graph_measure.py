@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import settings
 from tinygrad_rnn.errors import ArgumentError, GraphError
 from tinygrad_rnn.nn import GRU, LSTM, RNN
 from tinygrad_rnn.viz import colour, measure
@@ -272,6 +273,7 @@ def test_colours_that_cannot_be_had():
             tg.viz.graph(loss, color="grad")
 
 
+@pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
 def test_a_sequence_whose_values_are_gone_is_one_node():
     net, _, loss = net_and_loss(LSTM)
     loss.backward()

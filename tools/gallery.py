@@ -26,8 +26,8 @@ def commands() -> dict[str, list[str]]:
 
 
 def draw(name: str, arguments: list[str], folder: Path) -> None:
-    """One picture, by the built-in layout, which is the same everywhere."""
-    code = main([*arguments[:-1], str(folder / name), "--engine", "builtin"])
+    """One picture."""
+    code = main([*arguments[:-1], str(folder / name)])
     if code:
         raise SystemExit(code)
 

@@ -147,7 +147,7 @@ class _Drawing:
             self._node(
                 chip,
                 self.path_of[id],
-                f"label=<{words.chip(parameters)}> {tooltip(self.view.same(names, parameters))} "
+                f"label=<{words.chip(parameters, self.view.short)}> {tooltip(self.view.same(names, parameters))} "
                 f'style="rounded,filled,dashed" height=0.2 margin="0.07,0.03" penwidth=1 '
                 f'fillcolor="{fill}" color="{line}"',
             )
@@ -196,9 +196,8 @@ class _Drawing:
         """How many uses an edge stands for: at its head, as a label in the middle would double all ranks."""
         if edge.times == 1:
             return "weight=3" if is_given(self.nodes[edge.source]) else ""
-        steps = any(
-            self.nodes[end].kind == "ellipsis" or self.nodes[end].step is None for end in (edge.source, edge.target)
-        )
+        ends = self.nodes[edge.source], self.nodes[edge.target]
+        steps = any(node.step is None for node in ends) and not any(node.kind == "ellipsis" for node in ends)
         return (f'headlabel=" ×{edge.times} " ' if steps else "") + f"{tooltip(f'×{edge.times}')}"
 
     def _ways(self, edges: list[Edge]) -> dict[tuple[str, str], list[str]]:
@@ -233,7 +232,7 @@ class _Drawing:
         look = f'color="{":".join(colours)}" penwidth={round(width, 2)} {tooltip(names)}'
         leave, enter = ("w", "e") if back else ("e", "w")
         if source == target:
-            times = f"×{edges[0].times}"
+            times = "every step"
             self._edge(source, target, f"{look} label={quoted(f' {names} {times}')} tailport=e headport=e")
             return
         stops = [source, *points, target]
@@ -287,6 +286,7 @@ class _Drawing:
         head, *outside = self.statements[()]
         self.statements[()] = [head]
         columns = {f"time {band.name.removeprefix('step ')}": (band.words, band.nodes) for band in self.grid.bands}
+        nets = {f"time {band.name.removeprefix('step ')}": band.net for band in self.grid.bands}
         if self.parameters:
             columns["time parameters"] = (" ", self.parameters)  # a space is no word
         # Every column stands on the ground, which is where dot takes hold of a cluster.
@@ -317,7 +317,7 @@ class _Drawing:
         if feet:
             self._same_rank(feet)
         for left, right in zip(columns, list(columns)[1:]):
-            hidden = right == "time parameters"
+            hidden = right == "time parameters" or nets.get(left) != nets.get(right)
             self._edge(left, right, "style=invis" if hidden else f'color="{style.RULE}" arrowsize=0.5')
         if columns:
             self._same_rank(columns)

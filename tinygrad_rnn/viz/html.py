@@ -74,7 +74,8 @@ def _data(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str,
     ]
     levels["cell"] = stamps.level(cells)
     known = [what for what in colour.COLOURS[1:] if any(measured(n, what) or _share(n, what) for n in gates.nodes)]
-    scales = {what: Scale.of(gates.nodes, what) for what in known}
+    result = (ops.nodes[-1].label or "").replace("_", " ")
+    scales = {what: Scale.of(gates.nodes, what, result) for what in known}
     names = list(dict.fromkeys(e.name for graph in graphs.values() for e in graph.edges if e.kind == "recurrent"))
     return {
         "caption": view.caption,
@@ -91,6 +92,8 @@ def _data(view: View, ops: Graph, level: str, hidden: Sequence[int], color: str,
         "strange": colour.STRANGE,
         "parameter": style.PARAMETER,
         "params": view.params != "none",
+        "short": view.short,
+        "zero": colour.ZERO,
         "shared": sorted(ops.shared),
         "uses": view.uses,
         "stamps": stamps.all,
@@ -152,7 +155,7 @@ class _Stamps:
             "lines": [[style.clean(text), size, int(strong)] for text, size, strong in lines],
             "w": round(width, 1),
             "h": round(height, 1),
-            "lane": list(row[0]) if row[0] is not None else None,
+            "lane": list(row[0]) if row[0] is not None else list(node.lane) if node.layer is not None else None,
             "depth": row[1],
             "given": is_given(node),
             "start": start,

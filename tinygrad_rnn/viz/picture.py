@@ -204,7 +204,7 @@ class Picture:
             "hidden_ops": sum(len(node.members) for node in drawn.of_kind("ellipsis")),
             "done": done,
         }
-        scale = None if color == "none" else Scale.of(drawn.nodes, color)
+        scale = None if color == "none" else Scale.of(drawn.nodes, color, (ops.nodes[-1].label or "").replace("_", " "))
         self.view = View(drawn, tuple(self._caption()), params, uses, ops.shared, scale, crowded)
 
     @property
@@ -312,6 +312,8 @@ class Picture:
         stats = self.stats
         cells = list(dict.fromkeys(node.cell.removesuffix("Cell") for node in self.graph.nodes if node.cell))
         title = " and ".join(cells) or "graph"
+        directions = {node.reverse for node in self.graph.nodes if node.layer is not None}
+        title += ", bidirectional" if len(directions) == 2 else ""
         sizes = [_count(stats[what], what[:-1]) for what in ("steps", "layers") if stats[what]]
         drawn = [node for node in self.graph.nodes if node.kind != "parameter"]
         totals = f"{_count(stats['ops'], 'operation')} drawn as {_count(len(drawn), 'node')}"

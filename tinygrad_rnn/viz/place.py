@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from . import words
 from .layout import Band, Grid, is_given
-from .nodes import Lane, Node
+from .nodes import Edge, Lane, Node
 from .view import View
 
 #: Sizes in points: letters of titles, of what stands below them and of chips.
@@ -22,6 +22,9 @@ TITLE, BELOW, CHIP = 12.0, 10.0, 9.0
 #: Room around a node's words, between nodes, between rows, between columns, and
 #: from one layer or net to the next.
 _INSIDE, _BESIDE, _ROW, _COLUMN, _LAYER, _NET = 10.0, 10.0, 20.0, 64.0, 30.0, 60.0
+
+#: Between a node and a chip that stands below it.
+_UNDER = 8.0
 
 #: How wide letters are, in parts of their size, where they are not as wide as most.
 _WIDTHS = dict.fromkeys("iljI.,:;'|!()[]/ ftr-", 0.32) | dict.fromkeys("mwMW@%", 0.88) | {"…": 1.0, "×": 0.58}
@@ -68,9 +71,13 @@ class Places:
         self.frames: list[Frame] = []
         self.columns: dict[str, tuple[float, float]] = {}
         self.tops: dict[str, float] = {}
+        self._boxes_of: dict[tuple[float, float], list[Box]] = {}
         self.axis: list[tuple[float, float, str]] = []
         self.width = self.height = 0.0
         columns = self.grid.bands
+        #: Nodes of rows where states leave: their chips stand below, out of the way.
+        leaving = {self.grid.rows.get(edge.source) for edge in view.recurrent if graph[edge.source].kind != "ellipsis"}
+        self._below = {id for id in self.chips if id in self.grid.rows and self.grid.rows[id] in leaving}
         self._after: dict[str, list[str]] = {}
         for edge in graph.edges:
             self._after.setdefault(edge.source, []).append(edge.target)
@@ -126,13 +133,16 @@ class Places:
     def _place(self, columns: list[Band], rows: dict[str, int], outside: dict[str, int]) -> None:
         sizes = {id: room(words.lines(self.graph[id], self.view.trouble(self.graph[id]))) for id in rows}
         heights: dict[int, float] = {}
+        hanging: dict[int, float] = {}
         for id, row in rows.items():
             heights[row] = max(heights.get(row, 0.0), sizes[id][1])
+            if id in self._below:
+                hanging[row] = max(hanging.get(row, 0.0), _chip_size(self.chips[id], self.view)[1] + _UNDER)
         y, middles = 0.0, {}
         for row in sorted(heights, reverse=True):  # from above
             middles[row] = y + heights[row] / 2
             between = self._layers.get(row) != self._layers.get(row - 1)
-            y += heights[row] + _ROW + (_LAYER if between else 0.0)
+            y += heights[row] + hanging.get(row, 0.0) + _ROW + (_LAYER if between else 0.0)
         self.height = y
         takers = {edge.target for edge in self.graph.edges if edge.kind == "recurrent"}
         x, net = 0.0, columns[0].net if columns else ""
@@ -142,14 +152,23 @@ class Places:
             cells: dict[int, list[str]] = {}
             # What takes a state stands where that enters, and a chip away from there.
             for node in sorted(nodes, key=lambda node: (node.id in takers) == node.leftward):
-                chip = [f"chip {node.id}"] if node.id in self.chips else []
-                sizes.update((id, _chip_size(self.chips[node.id])) for id in chip)
+                chip = [f"chip {node.id}"] if node.id in self.chips and node.id not in self._below else []
+                sizes.update((id, _chip_size(self.chips[node.id], self.view)) for id in chip)
                 cells.setdefault(rows[node.id], []).extend([*chip, node.id] if node.leftward else [node.id, *chip])
             halves = [_halves(ids, sizes) for ids in cells.values()]
-            left, right = (max(half[side] for half in halves) for side in (0, 1))
+            hung = [_chip_size(self.chips[node.id], self.view)[0] + _UNDER for node in nodes if node.id in self._below]
+            left, right = (max([half[side] for half in halves] + hung) for side in (0, 1))
             for row, ids in cells.items():
                 self._line(ids, sizes, x + left, middles[row])
+            for node in nodes:
+                if node.id in self._below:  # beside the way of what comes from below
+                    box, (width, height) = self.boxes[node.id], _chip_size(self.chips[node.id], self.view)
+                    aside = -width - _UNDER if node.leftward else _UNDER
+                    self.boxes[f"chip {node.id}"] = Box(
+                        box.middle[0] + aside, box.y + box.height + _UNDER, width, height
+                    )
             self.columns.update((node.id, (x, x + left + right)) for node in nodes)
+            self._boxes_of[x, x + left + right] = [self.boxes[node.id] for node in nodes]
             highest = max((node.lane for node in nodes if not is_given(node)), default=(0, 0, False))
             top = min(self.boxes[node.id].y for node in nodes) - _ROW
             self.tops.update((node.id, top) for node in nodes if node.lane < highest and not is_given(node))
@@ -161,7 +180,7 @@ class Places:
         lines: dict[int, list[list[str]]] = {}
         for id in outside:
             chip = [f"chip {id}"] if id in self.chips else []
-            sizes.update((one, _chip_size(self.chips[id])) for one in chip)
+            sizes.update((one, _chip_size(self.chips[id], self.view)) for one in chip)
             lines.setdefault(rows[id], []).append([id, *chip])
         below: dict[str, list[str]] = {}
         for edge in self.graph.edges:
@@ -183,6 +202,25 @@ class Places:
             width, height = sizes[id]
             self.boxes[id] = Box(x, y - height / 2, width, height)
             x += width + _BESIDE
+
+    def around(self, edge: Edge) -> float | None:
+        """Where an edge inside a cell passes what stands between its ends; None where nothing stands in its way."""
+        source, target = self.boxes[edge.source], self.boxes[edge.target]
+        column = self.columns.get(edge.source)
+        if column is None or self.columns.get(edge.target) != column:
+            return None
+        low, high = sorted((source.middle[0], target.middle[0]))
+        between = [
+            box
+            for box in self._boxes_of[column]
+            if target.y + target.height < box.y + box.height / 2 < source.y
+            and box.x < high + 3.0
+            and low - 3.0 < box.x + box.width
+        ]
+        if not between:
+            return None
+        left, right = min(box.x for box in between) - 8.0, max(box.x + box.width for box in between) + 8.0
+        return right if right - source.middle[0] <= source.middle[0] - left else left
 
     def _frame(self, nodes: Iterable[Node]) -> None:
         """Around a step, and inside of it around each layer's cell of more than one node."""
@@ -233,8 +271,8 @@ def room(lines: list[words.Line]) -> tuple[float, float]:
     return max(width + 2 * _INSIDE, 30.0), 12.0 + sum(size + 3.0 for _, size, _ in lines)
 
 
-def _chip_size(parameters: Sequence[Node]) -> tuple[float, float]:
-    lines = words.chip_lines(parameters)
+def _chip_size(parameters: Sequence[Node], view: View) -> tuple[float, float]:
+    lines = words.chip_lines(parameters, view.short)
     return max(letters(line, CHIP) for line in lines) + 10.0, 8.0 + len(lines) * (CHIP + 2.0)
 
 

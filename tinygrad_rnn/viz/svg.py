@@ -58,10 +58,12 @@ class _Drawing:
 
     def _axis(self) -> Iterator[str]:
         before: float | None = None
-        for x, y, text in self.places.axis:
+        nets = [band.net for band in self.places.grid.bands]
+        for i, (x, y, text) in enumerate(self.places.axis):
+            before = before if i and nets[i] == nets[i - 1] else None
             several = text.split("\n")
-            for i, line in enumerate(several):
-                yield _words(line, x, y + 14.0 + 13.0 * i, 12.0 if not i else 10.0, style.FAINT)
+            for k, line in enumerate(several):
+                yield _words(line, x, y + 14.0 + 13.0 * k, 12.0 if not k else 10.0, style.FAINT)
             half = letters(several[0], 12.0) / 2 + 6.0
             if before is not None and x - half - before > 4.0:
                 yield _path(
@@ -130,11 +132,15 @@ class _Drawing:
         yield f'<g class="chip"><title>{hint}</title>'
         yield _rect(box, f'fill="{fill}" stroke="{line}" stroke-dasharray="3 2"', 4)
         y = box.y + 4.0
-        for text in words.chip_lines(parameters):
+        for text in words.chip_lines(parameters, self.view.short):
             y += CHIP + 2.0
             yield _words(text, box.middle[0], y - 2.0, CHIP, line)
         yield "</g>"
         node = self.places.boxes[id]
+        if box.y > node.y + node.height:
+            way = _n(min(max(node.middle[0], box.x + 12.0), box.x + box.width - 12.0))
+            yield _path(f"M{way} {_n(box.y)}V{_n(node.y + node.height)}", line, 0.9, ' stroke-dasharray="3 2"')
+            return
         start, end = (box.x + box.width, node.x) if box.x < node.x else (box.x, node.x + node.width)
         yield _path(
             f"M{_n(start)} {_n(box.middle[1])}L{_n(end)} {_n(node.middle[1])}", line, 0.9, ' stroke-dasharray="3 2"'
@@ -173,6 +179,14 @@ class _Drawing:
                 f"C{_n(aside)} {_n(top - 30)} {_n(to_x)} {_n(to_y + 35)} {_n(to_x)} {_n(to_y + 5)}",
                 style.RULE, 1.1, arrow=(to_x, to_y, 0, -1), hint=hint,
             )  # fmt: skip
+        elif (beside := self.places.around(edge)) is not None:
+            y, to_y = source.y, target.y + target.height
+            yield _path(
+                f"M{_n(x)} {_n(y)}C{_n(x)} {_n(y - 12)} {_n(beside)} {_n(y - 4)} {_n(beside)} {_n(y - 18)}"
+                f"V{_n(to_y + 20)}"
+                f"C{_n(beside)} {_n(to_y + 8)} {_n(to_x)} {_n(to_y + 18)} {_n(to_x)} {_n(to_y + 5)}",
+                style.RULE, 1.1, arrow=(to_x, to_y, 0, -1), hint=hint,
+            )  # fmt: skip
         elif source.y >= target.y + target.height:  # up, as most go
             y, to_y = source.y, target.y + target.height
             bend = min((y - to_y) / 2, 40.0)
@@ -206,7 +220,8 @@ class _Drawing:
                 f"M{_n(x)} {_n(y - 6)}C{_n(x + 34)} {_n(y - 22)} {_n(x + 34)} {_n(y + 22)} {_n(x + 6)} {_n(y + 6)}",
                 colour, width, arrow=(x, y + 5, -1, 0), hint=hint,
             )  # fmt: skip
-            yield _words(f"×{edge.times}", x + 40.0, y + 4.0, 10.0, style.FAINT)
+            if aside <= 0.0:  # once for all of them
+                yield _words("every step", x + 60.0, source.middle[1] + 4.0, 10.0, style.FAINT)
             return
         way = -1 if back else 1
         start = source.x if back else source.x + source.width

@@ -57,6 +57,28 @@ class View:
                 used.setdefault(edge.target, []).append(self.graph[edge.source])
         return used
 
+    @cached_property
+    def short(self) -> dict[str, str]:
+        """Of each parameter's name as much of its end as tells it from the others that chips stand for."""
+        parameters = self.graph.of_kind("parameter")
+        found, size = {node.id: node.name for node in parameters}, 1
+        while parameters and size < 9:
+            ends = {node.id: ".".join(node.name.split(".")[-size:]) for node in parameters}
+            if all(len({ends[n.id] for n in chip}) == len(chip) for chip in self._together):
+                return ends
+            size += 1
+        return found
+
+    @property
+    def _together(self) -> list[list[Node]]:
+        """Parameters that must not look alike: those of each cell."""
+        cells: dict[object, dict[str, Node]] = {}
+        for edge in self.graph.edges:
+            if edge.kind == "parameter":
+                target = self.graph[edge.target]
+                cells.setdefault((target.lane, target.column), {})[edge.source] = self.graph[edge.source]
+        return [list(found.values()) for found in cells.values()]
+
     def paint(self, node: Node) -> tuple[str, str]:
         """Fill and border of a node."""
         fill, line = style.paint(node, self.states)
@@ -77,16 +99,24 @@ class View:
         if self.graph[edge.target].leftward:
             tint = style.REVERSED.get(tint, tint)
         source = self.graph[edge.source]
-        if self.scale is None:
+        if self.scale is None or self.scale.what == "saturation":
             return tint, 2.2
         if self.scale.trouble(source):
             tint = colour.STRANGE
-        return tint, self.scale.width(source) or 2.2
+        return tint, self.scale.width(source) or 0.8
 
     def legend(self) -> list[tuple[str, str, bool]]:
         """Lines that mean something: colour, words, and whether they are dashed."""
-        found = [(tint, "gradient, back in time" if name == "gradient" else f"{name} state", False)
-                 for name, tint in self.states.items()]  # fmt: skip
+        found = []
+        for name, tint in self.states.items():
+            back = {self.graph[edge.target].leftward for edge in self.recurrent if edge.name == name}
+            if name == "gradient":
+                found.append((tint, "gradient, back in time", False))
+                continue
+            if False in back:
+                found.append((tint, f"{name} state", False))
+            if True in back:
+                found.append((style.REVERSED.get(tint, tint), f"{name} state, time backward", False))
         if self.chips:
             found.append((style.PARAMETER[1], self.same("parameters", self.parameters), True))
         if any(node.derivative for node in self.graph.nodes):

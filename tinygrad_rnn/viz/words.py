@@ -87,15 +87,16 @@ def frame(node: Node, graph: Graph) -> str:
     return title + (", reverse" if node.reverse else "") + (", gradient" if node.derivative else "")
 
 
-def chip_lines(nodes: Sequence[Node]) -> list[str]:
+def chip_lines(nodes: Sequence[Node], short: dict[str, str]) -> list[str]:
     """The short names of the parameters that one node uses, two a line."""
-    names = [node.name.rpartition(".")[2] for node in nodes]
+    names = [short[node.id] for node in nodes]
     return ["  ".join(names[i : i + 2]) for i in range(0, len(names), 2)]
 
 
-def chip(nodes: Sequence[Node]) -> str:
+def chip(nodes: Sequence[Node], short: dict[str, str]) -> str:
     """The label of a chip."""
-    return f'<font point-size="9" color="{style.PARAMETER[1]}">{markup(chr(10).join(chip_lines(nodes)))}</font>'
+    text = markup(chr(10).join(chip_lines(nodes, short)))
+    return f'<font point-size="9" color="{style.PARAMETER[1]}">{text}</font>'
 
 
 def tooltip(node: Node) -> str:

@@ -12,6 +12,15 @@ function spans(placed) {
   return found;
 }
 
+/** Where steps are folded, time is short: said by a shade and by how many there are. */
+function folds(placed, at, top, height) {
+  return placed.columns.filter((band) => band.folded).map((band) => {
+    const [left, right] = [at[band.net].get(band.steps[0])[0], at[band.net].get(band.steps[band.steps.length - 1])[1]];
+    return `<rect class="fold" x="${n(left)}" y="${n(top)}" width="${n(right - left)}" height="${n(height)}"/>`
+      + text(`${band.steps.length} steps, squeezed`, (left + right) / 2, top + height + 12, 9, 'class="words"');
+  }).join("");
+}
+
 function drawGradients(placed, at, top) {
   const scale = data.scales.grad, level = data.levels.gate, height = 110;
   if (!scale) return ["", 0];
@@ -24,7 +33,8 @@ function drawGradients(placed, at, top) {
     series.get(key).push(node);
   }
   const y = (norm) => top + 22 + height * (1 - Math.min(Math.max((Math.log10(norm || 1e-300) - scale.low) / (scale.high - scale.low), 0), 1));
-  let made = text("norm of the gradient, step by step", -4, top + 8, 12, 'class="strong" font-weight="bold"', "start");
+  let made = folds(placed, at, top + 22, height);
+  made += text(`${scale.title}, step by step`, -4, top + 8, 12, 'class="strong" font-weight="bold"', "start");
   const right = Math.max(...at.flatMap((map) => [...map.values()].map((span) => span[1])), 0);
   const every = Math.ceil((scale.high - scale.low) / 4);
   for (let power = scale.high; power >= scale.low; power -= every) {
@@ -37,7 +47,7 @@ function drawGradients(placed, at, top) {
     nodes.sort((a, b) => a.step - b.step);
     const one = nodes[0], points = nodes.filter((node) => at[node.net].has(node.step)).map((node) => [at[node.net].get(node.step)[2], y(node.grad[0]), node]);
     if (!points.length) continue;
-    const colour = (data.states[one.gate] || ["#52606D"])[0], look = `fill="none" stroke="${colour}" stroke-width="2"${dashes[Math.abs(one.lane[1]) % 3]}`;
+    const colour = (data.states[one.gate] || ["#52606D", "#52606D"])[one.leftward ? 1 : 0], look = `fill="none" stroke="${colour}" stroke-width="2"${dashes[Math.abs(one.lane[1]) % 3]}`;
     const name = `${one.name}${data.lanes.length > 1 ? ` (${one.frame})` : ""}`;
     made += `<path ${look} d="M${points.map(([x, y]) => `${n(x)} ${n(y)}`).join("L")}"><title>${escape(name)}</title></path>`;
     made += points.map(([x, y, node]) => `<circle cx="${n(x)}" cy="${n(y)}" r="2.6" fill="${colour}"><title>${escape(`${name}, step ${node.step + 1}: ${short(node.grad[0])}`)}</title></circle>`).join("");
@@ -47,7 +57,7 @@ function drawGradients(placed, at, top) {
       legend += 44 + wide(name, 11);
     }
   }
-  return [made, height + 44];
+  return [made, height + 52];
 }
 
 function diverging(part) {
@@ -66,7 +76,11 @@ function drawUnits(placed, at, top) {
       const height = Math.max(Math.min(map.units * 4, 64), 22);
       const name = `${map.gate.replaceAll("_", " ")}${data.lanes.length > 1 ? `, ${map.frame}` : ""}, ${short(map.low)} to ${short(map.high)}`
         + (map.of > map.units ? `, ${map.units} of ${map.of} units` : "");
-      made += text(name, Math.min(...[...spot.values()].map((span) => span[0])), y + 9, 10, 'class="words"', "start");
+      const start = Math.min(...[...spot.values()].map((span) => span[0])), bar = start + wide(name, 10) + 12;
+      made += text(name, start, y + 9, 10, 'class="words"', "start");
+      for (let k = 0; k < 9; k++) {
+        made += `<rect x="${n(bar + 9 * k)}" y="${n(y + 1)}" width="9" height="8" fill="${css((map.low < 0 ? diverging : ramp)(k / 8))}"/>`;
+      }
       y += 13;
       for (const band of placed.columns) {
         if (!band.steps || band.net !== map.net || !spot.has(band.steps[0])) continue;
@@ -85,7 +99,7 @@ function drawUnits(placed, at, top) {
         });
         draw.putImageData(pixels, 0, 0);
         const [left, right] = [spot.get(steps[0])[0], spot.get(steps[steps.length - 1])[1]];
-        made += `<image class="cell" x="${n(left)}" y="${n(y)}" width="${n(right - left)}" height="${height}" preserveAspectRatio="none" href="${canvas.toDataURL()}"/>`;
+        made += `<image class="cell" x="${n(left)}" y="${n(y)}" width="${n(right - left)}" height="${height}" preserveAspectRatio="none" href="${canvas.toDataURL()}"><title>${escape(`${name}\n${band.words.join(", ")}`)}</title></image>`;
       }
       y += height + 8;
     }

@@ -1,6 +1,6 @@
 // The grid: time gives the columns, layers and depth the rows. As `place.py`, for cells that open and close.
 
-const BESIDE = 10, ROW = 20, COLUMN = 64, LAYER = 30;
+const BESIDE = 10, ROW = 20, COLUMN = 64, LAYER = 30, UNDER = 8;
 
 function bands(nodes) {
   const found = [];
@@ -30,6 +30,7 @@ function bands(nodes) {
 
 function layout(shown) {
   const { nodes, edges } = shown, columns = bands(nodes), boxes = new Map(), chips = new Map();
+  const isWhole = (node) => node.closed || node.kind === "ellipsis";
   const lanes = data.lanes.map(String), laneOf = (node) => lanes.indexOf(String(node.lane));
   if (state.chips) {
     for (const edge of edges) {
@@ -39,7 +40,7 @@ function layout(shown) {
     }
   }
   const chipLines = (key) => {
-    const names = chips.get(key).map((node) => node.lines[0][0].split(".").pop());
+    const names = chips.get(key).map((node) => data.short[node.id] || node.name);
     return names.reduce((lines, name, i) => (i % 2 ? [...lines.slice(0, -1), `${lines[lines.length - 1]}  ${name}`] : [...lines, name]), []);
   };
   const size = (key) => {
@@ -47,9 +48,14 @@ function layout(shown) {
     const lines = chipLines(key.slice(5));
     return [Math.max(...lines.map((line) => wide(line, 9))) + 10, 8 + lines.length * 11];
   };
+  // Where states leave, chips stand below, out of their way.
+  const rowOf = (key) => { const node = nodes.get(key); return isWhole(node) && node.kind !== "ellipsis" ? `${laneOf(node)}` : `${laneOf(node)} ${node.depth}`; };
+  const leaving = new Set(edges.filter((edge) => edge.kind === 1 && nodes.get(edge.from).kind !== "ellipsis").map((edge) => rowOf(edge.from)));
+  const isBelow = (key) => chips.has(key) && laneOf(nodes.get(key)) >= 0 && leaving.has(rowOf(key));
+  const hanging = new Map();
+  const hang = (key) => { if (isBelow(key)) hanging.set(rowOf(key), Math.max(hanging.get(rowOf(key)) || 0, size(`chip ${key}`)[1] + UNDER)); };
   // Rows of a lane by depth; what is closed or folded stands in its middle.
   const given = [], tall = lanes.map(() => new Map()), least = lanes.map(() => 0);
-  const isWhole = (node) => node.closed || node.kind === "ellipsis";
   const shares = new Set();  // lanes where something else stands in the column of a closed cell
   for (const { keys } of columns) {
     const whole = new Set(keys.map((key) => nodes.get(key)).filter((node) => node.closed && !node.given).map(laneOf));
@@ -58,6 +64,7 @@ function layout(shown) {
   for (const { keys } of columns) {
     for (const key of keys) {
       const node = nodes.get(key), lane = laneOf(node);
+      hang(key);
       if (node.given || lane < 0) given.push(key);
       else if (isWhole(node)) least[lane] = Math.max(least[lane], node.h);
       else tall[lane].set(node.depth, Math.max(tall[lane].get(node.depth) || 0, node.h));
@@ -75,10 +82,11 @@ function layout(shown) {
   for (let lane = lanes.length - 1; lane >= 0; lane--) {
     const depths = [...tall[lane].keys()].sort((a, b) => b - a), top = y;
     if (!depths.length && !least[lane]) continue;
-    if (shares.has(lane)) put(`${lane}`, least[lane], ROW);
-    for (const depth of depths) put(`${lane} ${depth}`, tall[lane].get(depth), ROW);
-    if (y - ROW - top < least[lane]) y = top + least[lane] + ROW;
-    if (!shares.has(lane)) middle.set(`${lane}`, (top + y - ROW) / 2);
+    const hung = hanging.get(`${lane}`) || 0;
+    if (shares.has(lane)) put(`${lane}`, least[lane], ROW + hung);
+    for (const depth of depths) put(`${lane} ${depth}`, tall[lane].get(depth), ROW + (hanging.get(`${lane} ${depth}`) || 0));
+    if (y - ROW - top < least[lane] + hung) y = top + least[lane] + hung + ROW;
+    if (!shares.has(lane)) middle.set(`${lane}`, depths.length ? (top + y - ROW) / 2 : top + least[lane] / 2);
     y += LAYER;
   }
   if (given.length) put("given", Math.max(...given.map((key) => nodes.get(key).h)), ROW);
@@ -112,7 +120,7 @@ function layout(shown) {
     for (const key of [...band.keys].sort((a, b) => enters(a) - enters(b))) {
       const node = nodes.get(key), lane = laneOf(node);
       const row = node.given || lane < 0 ? "given" : isWhole(node) ? `${lane}` : `${lane} ${node.depth}`;
-      const chip = chips.has(key) ? [`chip ${key}`] : [];
+      const chip = chips.has(key) && !isBelow(key) ? [`chip ${key}`] : [];
       if (!rows.has(row)) rows.set(row, []);
       rows.get(row).push(...(node.leftward ? [...chip, key] : [key, ...chip]));
       if (!band.start && !node.given && lane >= 0 && !isWhole(node)) {
@@ -122,8 +130,13 @@ function layout(shown) {
     }
     const sides = [...rows.values()].map(halves);
     const least = band.folded ? Math.min(6 * band.steps.length, 180) / 2 : 0;  // the charts below need it
-    const [left, right] = [0, 1].map((side) => Math.max(least, ...sides.map((half) => half[side])));
+    const below = band.keys.filter(isBelow), hung = Math.max(0, ...below.map((key) => size(`chip ${key}`)[0] + UNDER));
+    const [left, right] = [0, 1].map((side) => Math.max(least, hung, ...sides.map((half) => half[side])));
     for (const [row, keys] of rows) line(keys, x + left, middle.get(row));
+    for (const key of below) {
+      const box = boxes.get(key), [w, h] = size(`chip ${key}`), aside = nodes.get(key).leftward ? -w - UNDER : UNDER;
+      boxes.set(`chip ${key}`, { x: box.x + box.w / 2 + aside, y: box.y + box.h + UNDER, w, h });
+    }
     const highest = Math.max(...band.keys.filter((key) => !nodes.get(key).given).map((key) => laneOf(nodes.get(key))), -1);
     const top = Math.min(...band.keys.map((key) => boxes.get(key).y)) - ROW;
     for (const key of band.keys) if (!nodes.get(key).given && laneOf(nodes.get(key)) < highest) tops.set(key, top);

@@ -39,7 +39,7 @@ function draw(keep = false) {
   legend();
   search(false);
   if (find(".every").open) table();
-  const drawn = [...placed.nodes.keys()].filter((key) => placed.boxes.has(key)).length;
+  const drawn = [...placed.nodes].filter(([key, node]) => placed.boxes.has(key) && node.kind !== "parameter").length;
   say(`level ${state.level}: ${count(drawn, "node")}` + (state.hidden.size ? `, ${count(state.hidden.size, "step")} folded` : ""));
 }
 
@@ -70,8 +70,10 @@ function spot(event) {
 
 function legend() {
   const key = (colour, words, dashed) => `<span class="key"><i style="border-color:${colour}"${dashed ? ' class="dashed"' : ""}></i>${escape(words)}</span>`;
-  const used = new Set(placed.edges.filter((edge) => edge.kind === 1).map((edge) => edge.what));
-  let made = [...used].map((name) => key(data.states[name][0], name === "gradient" ? "gradient, back in time" : `${name} state`)).join("");
+  const recurrent = placed.edges.filter((edge) => edge.kind === 1), back = (edge) => (placed.nodes.get(edge.to).leftward ? 1 : 0);
+  const used = new Map(recurrent.map((edge) => [`${edge.what} ${back(edge)}`, [edge.what, back(edge)]]));
+  let made = [...used.values()].map(([name, side]) => key(data.states[name][side],
+    name === "gradient" ? "gradient, back in time" : `${name} state${side ? ", time backward" : ""}`)).join("");
   if (placed.chips.size) made += key(data.parameter[1], placed.shared ? "parameters, the same at every step" : "parameters", true);
   const scale = data.scales[state.color];
   if (scale) {
@@ -80,7 +82,8 @@ function legend() {
       const colour = ramp(i / steps);
       marks.push(`<span style="background:${css(colour)};color:${isDark(colour) ? "#fff" : "#1F2933"}">${shares ? `${25 * i} %` : `1e${scale.low + i}`}</span>`);
     }
-    made += `<span>${escape(scale.title)} <span class="bar">${marks.join("")}</span></span>`;
+    if (!shares) marks.unshift(`<span style="background:${data.zero};color:#1F2933">0</span>`);
+    made += `<span class="key">${escape(scale.title)} <span class="bar">${marks.join("")}</span> white: none</span>`;
   }
   find("figcaption").innerHTML = `<div>${made}</div><div>${escape(data.totals)}</div>`;
 }
@@ -204,7 +207,10 @@ function begin() {
     zoom(event.deltaY > 0 ? 1.15 : 1 / 1.15, spot(event));
   }, { passive: false });
   for (const [on, off] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
-    holder.addEventListener(on, (event) => { const node = event.target.closest(".node"); if (node) point(node.dataset.key); });
+    holder.addEventListener(on, (event) => {
+      const node = event.target.closest(".node");
+      if (node && (on === "mouseover" || node.matches(":focus-visible"))) point(node.dataset.key);
+    });
     holder.addEventListener(off, () => point(null));
   }
   addEventListener("keydown", (event) => {

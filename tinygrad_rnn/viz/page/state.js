@@ -51,7 +51,8 @@ function part(node) {
   const scale = data.scales[state.color];
   if (!scale) return null;
   if (state.color === "saturation") return node.saturation ?? null;
-  const numbers = node[state.color];
+  const inside = state.color === "grad" && node.kind === "ellipsis" && node.norms.length;
+  const numbers = inside ? [Math.max(...node.norms)] : node[state.color];
   if (!numbers) return null;
   return numbers[0] > 0 ? Math.min(Math.max((Math.log10(numbers[0]) - scale.low) / (scale.high - scale.low), 0), 1) : 0;
 }
@@ -64,5 +65,6 @@ function paint(node) {
   if (state.color === "none" || node.kind === "ellipsis") return { fill: node.fill, dark: false };
   if (trouble(node)) return { fill: data.strange, dark: true };
   const at = part(node);
+  if (at === 0 && state.color !== "saturation" && node[state.color][0] === 0) return { fill: data.zero, dark: false };
   return at === null ? { fill: "#ffffff", dark: false } : { fill: css(ramp(at)), dark: isDark(ramp(at)) };
 }
