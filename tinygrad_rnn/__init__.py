@@ -28,6 +28,7 @@ from .autograd.transforms import hessian, hvp, jacobian, jvp, vjp
 from .compiler.explain import Explanation, explain
 from .compiler.run import engine, scan
 from .files import load, save
+from .nn.telemetry import record
 from .ops.activation import elu, gelu, hard_sigmoid, leaky_relu, silu, softsign
 from .ops.arrange import flip, pad, repeat, roll, tril, triu
 from .ops.compare import (
@@ -208,6 +209,7 @@ __all__ = [
     "rand",
     "randn",
     "reciprocal",
+    "record",
     "relu",
     "repeat",
     "reshape",

@@ -61,13 +61,15 @@ class Place(NamedTuple):
 class State:
     """What one thread is doing: whether it records, who watches, and where in a net it is."""
 
-    __slots__ = ("anomaly", "enabled", "outer", "place", "watchers")
+    __slots__ = ("anomaly", "enabled", "named", "outer", "place", "recorder", "watchers")
 
     def __init__(self) -> None:
         self.enabled = True
         self.outer: list[bool] = []  # what `enabled` was outside each block that set it
         self.watchers: tuple[Watcher, ...] = ()
         self.place: Place | None = None
+        self.recorder: Any = None  # the innermost `record`, which keeps what layers name
+        self.named: dict[str, Any] | None = None  # what is named while a step is recorded
         self.anomaly: Any = None  # the innermost detect_anomaly, which looks at gradients too
 
 

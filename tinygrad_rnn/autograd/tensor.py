@@ -255,7 +255,10 @@ class Tensor:
         return remove
 
     def named(self, name: str) -> Tensor:
-        """Label the operation that made this tensor, for the tape and for pictures; returns the tensor."""
+        """Label the operation that made this tensor, for the tape, pictures and `record`; returns the tensor."""
+        named = thread.state.named
+        if named is not None:
+            named[name] = self
         if self.node is not None:
             self.node.label = name
         return self

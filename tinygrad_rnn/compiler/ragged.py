@@ -57,12 +57,16 @@ def over_live_rows(over: Over, x: Tensor, state: Any, ragged: Ragged, reverse: b
     stretches = [(a, b, int(live[a])) for a, b in zip([0, *ends], ends) if live[a]]
     if not stretches:
         outputs, now = over(x[:0], state, 0)
-        return map_nest(lambda part: part[back], now), pad(outputs, {0: (0, steps)})
+        return map_nest(lambda part: part[back], now), map_nest(lambda y: pad(y, {0: (0, steps)}), outputs)
     x, run = x[:, order], _backwards if reverse else _forwards
     parts, final = run(over, x, state, stretches)
-    padded = [pad(y, {1: (0, batch_size - y.shape[1])}) for y in parts]
-    outputs = pad(concat(padded), {0: (0, steps - ragged.longest)})
-    return map_nest(lambda part: part[back], final), outputs[:, back]
+
+    def whole(*ys: Tensor) -> Tensor:
+        padded = [pad(y, {1: (0, batch_size - y.shape[1])}) for y in ys]
+        made: Tensor = pad(concat(padded), {0: (0, steps - ragged.longest)})
+        return made[:, back]
+
+    return map_nest(lambda part: part[back], final), map_nest(whole, *parts)
 
 
 def _forwards(over: Over, x: Tensor, state: Any, stretches: list[Stretch]) -> tuple[list[Tensor], Any]:

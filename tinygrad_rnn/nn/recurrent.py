@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.nest import map_nest
-from ..autograd.tape import Place
+from ..autograd.tape import Place, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..compiler.build import Source
 from ..compiler.run import at, checked_engine, pieces_of, unrolled
@@ -176,11 +176,31 @@ class Recurrent(OverTime):
         with at(place):
             cell.check_features(x)
             state = cell.fitted(state, x.shape[1])
+        recorder = thread.state.recorder
+        key: Any = known.key
+        if recorder is not None:
+            step, key = recorder.around(step), (key, recorder.names)
         state, outputs = unrolled(
             step, state, x, place, checkpoint=self.checkpoint, engine=self.engine,
-            source=Source(self._known, known.key, known.tensors, keys), lengths=lengths,
+            source=Source(self._known, key, known.tensors, keys), lengths=lengths,
         )  # fmt: skip
-        return outputs, state
+        return outputs if recorder is None else recorder.taken(place, outputs, lengths), state
+
+    def fitted(self, state: Any, batch_size: int) -> Any:
+        """The state given, or the layer's own, as the cell takes it."""
+        return self.cell.fitted(state, batch_size)
+
+    def states(self, x: Any, state: Any = None) -> Any:
+        """The state after every step of x (T, B, I): a nest of tensors (T, B, ...), without a history."""
+        x, cell = as_tensor(x), self.cell.for_sequence()
+
+        def step(state: Any, x: Any) -> tuple[Any, Any]:
+            _, new = cell.checked_step(x, state)
+            return new, new
+
+        with no_grad(), at(self.place):
+            _, made = unrolled(step, self.fitted(state, x.shape[1]), x, self.place, engine=self.engine)
+        return made
 
     @property
     def reads(self) -> bool:
