@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .errors import ArgumentError, TinygradError
-from .viz import command
+from .viz import command, flow_command
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     graph = tools.add_parser("graph", help="draw the graph of a recurrent net", description=command.DESCRIPTION)
     command.arguments(graph)
     graph.set_defaults(run=functools.partial(command.run, prog=graph.prog))
+    flow = tools.add_parser(
+        "flow", help="measure how gradients flow back through time", description=flow_command.DESCRIPTION
+    )
+    flow_command.arguments(flow)
+    flow.set_defaults(run=functools.partial(flow_command.run, prog=flow.prog))
     warmup = tools.add_parser("warmup", help="compile the kernels of the library's cells", description=_WARMUP)
     warmup.add_argument("cells", nargs="*", metavar="CELL", help="such as LSTMCell (all of them)")
     warmup.add_argument(
@@ -41,6 +46,13 @@ def render_graph(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="render_graph.py", description=command.DESCRIPTION)
     command.arguments(parser)
     return _run(functools.partial(command.run, prog=parser.prog), parser, arguments)
+
+
+def gradient_flow(arguments: Sequence[str] | None = None) -> int:
+    """Run `tinygrad-rnn flow` as a command of its own."""
+    parser = _Parser(prog="gradient_flow.py", description=flow_command.DESCRIPTION)
+    flow_command.arguments(parser)
+    return _run(functools.partial(flow_command.run, prog=parser.prog), parser, arguments)
 
 
 def _run(tool: Any, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:

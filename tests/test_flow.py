@@ -1,0 +1,203 @@
+"""How gradients flow back through time: against a backward for each pair of steps, and against theory."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import cli, nn
+from tinygrad_rnn.errors import ArgumentError
+
+T, B, I, H = 12, 2, 3, 4
+
+
+class Sum(nn.Cell):
+    """Its output is no part of its state."""
+
+    def __init__(self):
+        self.input_size, self.hidden_size = I, H
+        self.weight = nn.Parameter(tg.randn(H, I, dtype="float64"))
+        self.out = nn.Parameter(tg.randn(H, H, dtype="float64"))
+
+    def step(self, x, state):
+        gate = tg.sigmoid(x @ self.weight.T + state).named("gate")
+        return tg.tanh(state @ self.out), gate * state + tg.tanh(x @ self.weight.T)
+
+
+CELLS = {
+    "rnn": lambda: nn.RNN(I, H, dtype="float64"),
+    "lstm": lambda: nn.LSTM(I, H, dtype="float64"),
+    "gru": lambda: nn.GRU(I, H, dtype="float64"),
+    "peephole": lambda: nn.Recurrent(nn.PeepholeLSTMCell(I, H, dtype="float64")),
+    "own": lambda: nn.Recurrent(Sum()),
+}
+
+
+def loss(y, t):
+    return (y * y).sum() * (0.5 + 0.1 * t) + y.sum()
+
+
+def cell_of(layer):
+    return layer.cell if isinstance(layer, nn.Recurrent) else layer.cells[0]
+
+
+def unrolled(layer, x):
+    """Outputs and states after every step, on one tape."""
+    cell, outputs, states = cell_of(layer), [], []
+    state = cell.initial_state(x.shape[1])
+    for t in range(len(x)):
+        y, state = cell.step(x[t], state)
+        outputs.append(y)
+        states.append(state if isinstance(state, tuple) else (state,))
+    return outputs, states
+
+
+def gradient(value, of):
+    g = tg.grad(value, of, allow_unused=True, retain_graph=True) if value.requires_grad and of.requires_grad else None
+    return np.zeros(of.shape) if g is None else np.asarray(g)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_matrix_is_that_of_a_backward_for_each_pair(name):
+    layer, x = CELLS[name](), tg.randn(T, B, I, dtype="float64")
+    flow = tg.viz.flow(layer, x, loss, at="all")
+    outputs, states = unrolled(layer, x)
+    for i, part in enumerate(flow.parts):
+        exact = np.zeros((T, T))
+        for t in range(T):
+            value = loss(outputs[t], t)
+            for k in range(t + 1):
+                exact[t, k] = np.linalg.norm(gradient(value, states[k][i]))
+        np.testing.assert_allclose(flow.matrix(part), exact, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("at", ["last", "all"])
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_and_shares(name, at):
+    layer, x = CELLS[name](), tg.randn(T, B, I, dtype="float64")
+    flow = tg.viz.flow(layer, x, loss, at=at)
+    outputs, states = unrolled(layer, x)
+    value = sum(loss(outputs[t], t) for t in (range(T) if at == "all" else [T - 1]))
+    for i, part in enumerate(flow.parts):
+        exact = [np.linalg.norm(gradient(value, states[k][i])) for k in range(T)]
+        np.testing.assert_allclose(flow.norms(part), exact, rtol=1e-10, atol=1e-13)
+    for parameter, p in cell_of(layer).named_parameters():
+        np.testing.assert_allclose(flow.sums[parameter], gradient(value, p), rtol=1e-9, atol=1e-12)
+        assert flow.shares[parameter].shape == (T,)
+    assert len(list(flow.rows())) == T
+
+
+def test_what_flows_directly_through_an_lstm_is_the_product_of_its_forget_gates():
+    layer, x = nn.LSTM(I, H, dtype="float64"), tg.randn(T, B, I, dtype="float64")
+    flow = tg.viz.flow(layer, x)
+    with tg.engine("eager"), tg.record("forget_gate", "output_gate", "cell") as r:
+        outputs, _ = layer(x)
+    last = np.asarray(outputs)[-1] * r["output_gate"][-1] * (1 - np.tanh(r["cell"][-1]) ** 2)
+    for k in range(T):
+        direct = last * np.prod(r["forget_gate"][k + 1 :], axis=0)
+        np.testing.assert_allclose(flow.through("cell")[0][k], np.linalg.norm(direct), rtol=1e-9)
+    direct, gated = flow.through("cell")
+    assert direct[-1] == pytest.approx(flow.norms("cell")[-1]) and gated[-1] == pytest.approx(0.0, abs=1e-15)
+    assert gated[0] > 0
+
+
+def test_singular_values_and_exponents_of_a_linear_map():
+    cell = nn.RNNCell(I, H, dtype="float64")
+    weight = np.random.default_rng(0).standard_normal((H, H)) * 1e-3
+    with tg.no_grad():
+        cell.weight_hh.copy_(weight)
+        for p in (cell.weight_ih, cell.bias_ih, cell.bias_hh):
+            p.copy_(np.zeros(p.shape))
+    flow = tg.viz.flow(nn.Recurrent(cell), tg.zeros(40, 1, I, dtype="float64"))
+    exact = np.linalg.svd(np.linalg.matrix_power(weight, 3), compute_uv=False)
+    np.testing.assert_allclose(flow.singular_values(5, 2)[0], exact, rtol=1e-6)
+    np.testing.assert_allclose(flow.singular_values(4, 4)[0], np.ones(H))
+    assert flow.exponents.sum() == pytest.approx(np.log(abs(np.linalg.det(weight))), rel=1e-9)
+    largest = np.log(np.abs(np.linalg.eigvals(weight)).max())
+    assert flow.exponents[0] == pytest.approx(largest, abs=0.15)  # the mean over 40 steps
+    with pytest.raises(ArgumentError, match="no such steps"):
+        flow.singular_values(2, 5)
+
+
+def test_what_is_refused():
+    x = tg.randn(T, B, I)
+    for layer in (nn.LSTM(I, H, 2), nn.LSTM(I, H, bidirectional=True), nn.Recurrent(nn.GRUCell(I, H), reverse=True)):
+        with pytest.raises(ArgumentError, match=r"one layer at a time|runs forward"):
+            tg.viz.flow(layer, x)
+    with pytest.raises(ArgumentError, match="no such loss"):
+        tg.viz.flow(nn.LSTM(I, H), x, at="first")
+    with pytest.raises(ArgumentError, match="a sequence"):
+        tg.viz.flow(nn.LSTM(I, H), x[0])
+    with pytest.raises(ArgumentError, match="no such part"):
+        tg.viz.flow(nn.GRU(I, H), x).norms("cell")
+
+
+# --- The command, and what it writes ---
+
+
+def test_a_table_of_numbers(capsys):
+    assert cli.main(["flow", "--steps", "9", "--hidden", "3"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and [line.split()[0] for line in printed.out.splitlines()] == ["net", "RNN", "LSTM", "GRU"]
+
+
+def test_files(tmp_path):
+    for suffix, start in (("csv", b"net,step"), ("svg", b"<?xml"), ("png", b"\x89PNG"), ("html", b"<!doctype html>")):
+        if suffix != "csv":
+            pytest.importorskip("matplotlib", reason="pictures need the extra `plot`")
+        path = tmp_path / f"flow.{suffix}"
+        assert cli.main(["flow", "--cells", "rnn,gru", "--steps", "9", "--hidden", "3", "-o", str(path)]) == 0
+        assert path.read_bytes().startswith(start)
+    rows = list(csv.DictReader((tmp_path / "flow.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 2 * 9 and {row["net"] for row in rows} == {"RNN", "GRU"}
+    flow = tg.viz.flow(*_same("RNN", 9, 3))
+    np.testing.assert_allclose([float(row["gradient of hidden"]) for row in rows[:9]], flow.norms(), rtol=1e-6)
+
+
+def _same(kind, steps, hidden):
+    """What the command measures."""
+    tg.manual_seed(0)
+    layer = getattr(nn, kind)(8, hidden)
+    return layer, tg.randn(steps, 4, 8)
+
+
+def test_a_users_layer(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import tinygrad_rnn as tg\n\n\n"
+        "def f():\n    return tg.nn.Recurrent(tg.nn.GRUCell(2, 3)), tg.randn(7, 1, 2)\n\n\n"
+        "def g():\n    return 3\n"
+    )
+    assert cli.main(["flow", "--from", f"{file}:f", "--loss", "all", "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+    for arguments, says in (
+        (["--from", f"{file}:g"], "something else"), (["--from", f"{file}:f", "--steps", "3"], "beside it"),
+        (["--cells", "rnn,elman"], "expected some of"), (["-o", str(tmp_path / "flow.gif")], "no such format"),
+        (["--steps", "0"], "from 1"), (["-o", str(tmp_path / "flow")], "no such format"),
+    ):  # fmt: skip
+        assert cli.main(["flow", *arguments]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and says in said.err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_without_matplotlib_there_is_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    asked = ["flow", "--cells", "rnn", "--steps", "5", "--hidden", "3"]
+    assert cli.main([*asked, "-o", str(tmp_path / "flow.svg")]) == 2
+    assert "tinygrad_rnn[plot]" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert cli.main([*asked, "-o", str(tmp_path / "flow.csv")]) == 0
+
+
+def test_the_tool_is_the_subcommand():
+    tool = Path(__file__).parent.parent / "tools" / "gradient_flow.py"
+    asked = ["--steps", "5", "--hidden", "3", "--format", "csv"]
+    one = subprocess.run([sys.executable, str(tool), *asked], capture_output=True, check=True).stdout
+    two = subprocess.run([sys.executable, "-m", "tinygrad_rnn.cli", "flow", *asked], capture_output=True, check=True)
+    assert one == two.stdout != b""
