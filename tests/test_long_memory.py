@@ -1,0 +1,116 @@
+"""The tasks of long memory: that the answer is in the input and nowhere else, and a short run of the example."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLE = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "long_memory.py"))
+MAIN = EXAMPLE["main"]
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("steps", [21, 50])
+def test_adding_asks_for_the_sum_of_one_number_of_each_half(steps):
+    x, target = EXAMPLE["adding"](rng(), 200, steps)
+    assert x.shape == (steps, 200, 2)
+    marks = x[..., 1]
+    assert (marks[: steps // 2].sum(0) == 1).all() and (marks[steps // 2 :].sum(0) == 1).all()
+    np.testing.assert_allclose((x[..., 0] * marks).sum(0), target[:, 0])
+    _, many = EXAMPLE["adding"](rng(), 100_000, 21)
+    assert np.square(many - 1.0).mean() == pytest.approx(1 / 6, rel=0.02)  # of guessing
+
+
+@pytest.mark.parametrize("steps", [21, 50])
+def test_copying_shows_ten_symbols_and_asks_for_them_at_the_end(steps):
+    x, symbols = EXAMPLE["copying"](rng(), 30, steps)
+    shown = x.argmax(-1)
+    assert x.shape == (steps, 30, 10) and (x.sum(-1) == 1).all()
+    np.testing.assert_array_equal(shown[:10], symbols)
+    assert symbols.max() <= 7 and (shown[10:-10] == 8).all() and (shown[-10:] == 9).all()
+
+
+@pytest.mark.parametrize("steps", [21, 100])
+def test_order_asks_which_two_symbols_came(steps):
+    x, target = EXAMPLE["order"](rng(), 500, steps)
+    shown = x.argmax(-1)
+    kinds = [column[column < 2] for column in shown.T]
+    assert all(len(found) == 2 for found in kinds)
+    np.testing.assert_array_equal([2 * a + b for a, b in kinds], target[0])
+    assert set(target[0]) == {0, 1, 2, 3}
+
+
+def test_digits_are_never_measured_on_what_is_learned_from():
+    pytest.importorskip("sklearn", reason="digits need the extra `examples`")
+    digits = EXAMPLE["Digits"]()
+    x, target = digits(rng(), 32, 64)
+    assert x.shape == (64, 32, 1) and target.shape == (1, 32) and x.min() >= 0.0 and x.max() == 1.0
+    held, _ = digits(rng(), 600, 64)
+    learned, _ = digits(rng(), 500, 64)
+    rows = [{row.tobytes() for row in part[..., 0].T} for part in (held, learned)]
+    assert not rows[0] & rows[1]
+
+
+def test_a_short_run(tmp_path, capsys):
+    path = tmp_path / "memory.csv"
+    asked = ["--tasks", "adding,order", "--cells", "rnn,lstm,gru", "--gaps", "21", "--updates", "12", "--hidden", "4"]
+    assert MAIN([*asked, "--seeds", "2", "--output", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["adding"] * 3 + ["order"] * 3
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 12 and {row["start"] for row in rows} <= {"plain", "long"}
+    assert all(float(row["error"]) > 0.0 for row in rows)
+
+
+def test_a_cell_that_can_learn_it_does(capsys):
+    assert MAIN(["--cells", "gru", "--gaps", "21", "--hidden", "32"]) == 0
+    assert "learned 1 of 1" in capsys.readouterr().out
+
+
+def test_what_is_done_is_kept(tmp_path, capsys, monkeypatch):
+    calls = []
+
+    def trial(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {
+            "error": 1.0,
+            "learned": False,
+            "updates": 1,
+            "seconds": 0.1,
+            "tuned": 0.1,
+            "rate": 1.0,
+            "start": "plain",
+        }
+
+    monkeypatch.setitem(MAIN.__globals__, "trial", trial)
+    path = tmp_path / "memory.csv"
+    assert MAIN(["--gaps", "25", "--output", str(path)]) == 0
+    assert "what is done is kept" in capsys.readouterr().err
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_what_is_refused(tmp_path, capsys, monkeypatch):
+    for asked, says in (
+        (["--gaps", "5"], "too short"),
+        (["--gaps", "x"], "invalid"),
+        (["--cells", "elman"], "some of"),
+    ):
+        try:
+            code = MAIN(asked)
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        assert code == 2 and says in said.err
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert MAIN(["--tasks", "digits"]) == 2
+    assert "pip install scikit-learn" in capsys.readouterr().err
