@@ -200,7 +200,10 @@ def test_a_browser_opens_an_ellipsis_and_a_cell_and_closes_them(browser, tmp_pat
 def test_a_browser_is_driven_by_keys(browser, tmp_path):
     net, loss = measured(steps=9)
     page = Opened(browser, tmp_path, page_of(loss, net))
-    box = lambda: page.window.get_attribute("svg", "viewBox")  # noqa: E731
+
+    def box():
+        return page.window.get_attribute("svg", "viewBox")
+
     before = box()
     page.window.keyboard.press("ArrowRight")
     moved = box()
@@ -285,7 +288,10 @@ def test_a_browser_shows_other_graphs(browser, tmp_path, scheme):
 def test_it_prints_whole_and_fits_a_window_that_changes(browser, tmp_path):
     net, loss = measured(layers=1, steps=9)
     page = Opened(browser, tmp_path, page_of(loss, net))
-    box = lambda: [float(x) for x in page.window.get_attribute("svg", "viewBox").split()]  # noqa: E731
+
+    def box():
+        return [float(number) for number in page.window.get_attribute("svg", "viewBox").split()]
+
     for _ in range(5):
         page.window.keyboard.press("+")
     close = box()

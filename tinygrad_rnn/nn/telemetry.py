@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,17 @@ class Where(NamedTuple):
         parts = [repr(self.name)]
         parts += [str(self.layer)] if self.layer or self.reverse else []
         return ", ".join([*parts, "reverse=True"] if self.reverse else parts)
+
+
+@contextlib.contextmanager
+def named_values() -> Iterator[dict[str, Tensor]]:
+    """Inside, what `Tensor.named` names, by name."""
+    outer, found = thread.state.named, dict[str, Tensor]()
+    thread.state.named = found
+    try:
+        yield found
+    finally:
+        thread.state.named = outer
 
 
 class record:
@@ -125,21 +137,17 @@ class record:
         """The step of a layer, with the named values beside its output."""
 
         def watched(state: Any, x: Any) -> tuple[Any, Any]:
-            outer = thread.state.named
-            found: dict[str, Tensor] = {}
-            thread.state.named = found
-            try:
+            with named_values() as found:
                 new, output = step(state, x)
-            finally:
-                thread.state.named = outer
             return new, (output, {name: found[name].detach() for name in self.names if name in found})
 
         return watched
 
     def taken(self, place: Place, outputs: Any, lengths: Array | None) -> Tensor:
         """The outputs of a layer whose step was `around`; the named values are kept."""
-        output, named = outputs
+        output: Tensor = outputs[0]
+        named: dict[str, Tensor] = outputs[1]
         for name, values in named.items():
             where = Where(name, place.layer, place.reverse)
             self.values[where], self._lengths[where] = values._array, lengths
-        return output  # type: ignore[no-any-return]
+        return output

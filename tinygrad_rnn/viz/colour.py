@@ -79,8 +79,8 @@ class Scale:
         """The colour of a node; None where there is no number for it."""
         if self.trouble(node):
             return STRANGE
-        part = self.part(node)
-        if part is not None and self.what != "saturation" and measured(node, self.what).norm == 0.0:  # type: ignore[union-attr]
+        part, statistics = self.part(node), measured(node, self.what)
+        if self.what != "saturation" and statistics is not None and statistics.norm == 0.0:
             return ZERO
         return at(part) if part is not None else None
 

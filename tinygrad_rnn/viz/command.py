@@ -98,7 +98,7 @@ def _run(chosen: argparse.Namespace) -> None:
 
 def _picture(chosen: argparse.Namespace, color: str) -> Any:
     from ..autograd.tape import Tape
-    from .picture import compare, graph
+    from .picture import Picture, compare, graph
 
     said = {name: getattr(chosen, name) for name in _NET if getattr(chosen, name) not in (None, [])}
     shown, counts = _split(said.pop("steps", []))
@@ -136,7 +136,7 @@ def _picture(chosen: argparse.Namespace, color: str) -> Any:
             color = "value"
     picture = graph(result, chosen.level or "gate", color=color, module=net, **look)
     if chosen.level is None and not picture.stats["steps"]:  # nothing that is done again and again: show it all
-        picture = graph(result, "auto", color=color, module=net, **look)
+        return Picture(picture.ops, "auto", color=color, **look)
     return picture
 
 

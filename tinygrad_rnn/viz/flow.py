@@ -21,10 +21,11 @@ import numpy as np
 
 from ..autograd.backward import grad
 from ..autograd.nest import leaves, like
-from ..autograd.tape import enable_grad, no_grad, thread
+from ..autograd.tape import enable_grad, no_grad
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError
 from ..nn.recurrent import OverTime, Recurrent, Stacked
+from ..nn.telemetry import named_values
 
 Array = np.ndarray[Any, Any]
 
@@ -223,13 +224,8 @@ class _Steps:
         for part in given:
             part.requires_grad = wants
         x = np.asarray(self.x)[steps]
-        outer, named = thread.state.named, {}  # type: ignore[var-annotated]
-        thread.state.named = named
-        try:
-            with enable_grad():
-                y, new = self.cell.checked_step(Tensor(x.reshape(-1, *x.shape[2:])), like(self.nest, iter(given)))
-        finally:
-            thread.state.named = outer
+        with enable_grad(), named_values() as named:
+            y, new = self.cell.checked_step(Tensor(x.reshape(-1, *x.shape[2:])), like(self.nest, iter(given)))
         parts = [as_tensor(part) for part in leaves(new)]
         for part, where in zip(parts, self.parts.values()):
             if part is y:  # as most cells: the output is a part of the state
@@ -261,9 +257,8 @@ class _Steps:
                     start = Tensor(seed.reshape(part.shape))
                     found = grad(part, inputs, start, allow_unused=True, retain_graph=True)
                 known = {id(of): g for of, g in zip(inputs, found)}
-                yield tuple(  # type: ignore[misc]
-                    np.concatenate([flat(known.get(id(of)), of) for of in several], -1) for several in (given, new)
-                )
+                over = [np.concatenate([flat(known.get(id(of)), of) for of in part_of], -1) for part_of in (given, new)]
+                yield over[0], over[1]
 
         def stacked(outputs: list[Tensor]) -> list[Array]:
             pairs = zip(*[pair for part in outputs for pair in slope(part)])

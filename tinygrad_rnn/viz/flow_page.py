@@ -163,23 +163,13 @@ def to_html(flows: Mapping[str, Flow]) -> str:
     cells = "".join(f"<th scope='col'>{words.escaped(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{words.escaped(cell)}</td>' for cell in row)}</tr>" for row in rows)
     css = (files(__package__) / "page" / "page.css").read_text(encoding="utf-8")
-    title = words.escaped("How gradients flow back: " + ", ".join(flows))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{css}
+    title = "How gradients flow back: " + ", ".join(flows)
+    look = f"""{css}
 main {{ padding: 0 16px 24px; max-width: 1500px; margin: auto; }}
 .drawn {{ background: #ffffff; border-radius: 6px; overflow-x: auto; }}
-.drawn svg {{ display: block; width: 100%; min-width: 900px; height: auto; }}
-</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
+.drawn svg {{ display: block; width: 100%; min-width: 900px; height: auto; }}"""
+    body = f"""<main>
+<h1>{words.escaped(title)}</h1>
 <div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>
 <figure class="drawn">{svg}</figure>
 <p><b>Norm of the gradient.</b> How much the loss changes with the state after each step; dashed, what reaches it
@@ -188,7 +178,5 @@ The loss of step t (upward) and the state after step k (to the right): dark is s
 short memory. <b>Parts of dL / dW.</b> What each step adds to the gradient of the weights, which are the same at every
 step. <b>Singular values.</b> How a small change of the state after step k grows or shrinks until the end; an exponent
 below 0 shrinks, above 0 grows, by its power of e at each step.</p>
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return words.document(title, look, body)

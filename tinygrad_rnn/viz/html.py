@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -117,7 +118,7 @@ class _Stamps:
 
     def level(self, graph: Graph) -> dict[str, Any]:
         """One level: nodes as parallel lists, and edges between them by number."""
-        places, number = Places(self.view.changed(graph=graph)), {node.id: i for i, node in enumerate(graph.nodes)}
+        places, number = Places(replace(self.view, graph=graph)), {node.id: i for i, node in enumerate(graph.nodes)}
         grid, outside = places.grid, places.outside
         starts = {node.id for node in grid.before}
         self.lanes = sorted({*self.lanes, *[lane for lane, _ in grid.rows.values()]})

@@ -16,8 +16,8 @@ from .layout import Band, Grid, is_given
 from .nodes import Edge, Lane, Node
 from .view import View
 
-#: Sizes in points: letters of titles, of what stands below them and of chips.
-TITLE, BELOW, CHIP = 12.0, 10.0, 9.0
+#: Letters of chips, in points.
+CHIP = 9.0
 
 #: Room around a node's words, between nodes, between rows, between columns, and
 #: from one layer or net to the next.

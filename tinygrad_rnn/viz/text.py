@@ -40,28 +40,17 @@ def text(characters: Sequence[str], values: Any, title: str = "") -> str:
         f'<span style="background:{_colour(number / largest)}" title="{number:.4g}">{_shown(character)}</span>'
         for character, number in zip(characters, numbers)
     ]
-    name = words.escaped(title or "values")
+    name = title or "values"
     bar = "".join(f'<i style="background:{_colour(part / 4)}">{part / 4 * largest:.2g}</i>' for part in range(-4, 5))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title>
-<style>
-body {{ margin: 16px auto; max-width: 900px; padding: 0 16px; font: 15px/1.6 Arial, Helvetica, sans-serif; }}
-pre {{ font: 15px/1.7 Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; color: #1F2933; }}
-i {{ display: inline-block; padding: 1px 7px; font-style: normal; font-size: 12px; color: #1F2933; }}
-* {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
-</style>
-</head>
-<body>
-<h1>{name}</h1>
+    look = """
+body { margin: 16px auto; max-width: 900px; padding: 0 16px; font: 15px/1.6 Arial, Helvetica, sans-serif; }
+pre { font: 15px/1.7 Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; color: #1F2933; }
+i { display: inline-block; padding: 1px 7px; font-style: normal; font-size: 12px; color: #1F2933; }
+* { print-color-adjust: exact; -webkit-print-color-adjust: exact; }"""
+    body = f"""<h1>{words.escaped(name)}</h1>
 <p>{bar}</p>
-<pre>{"".join(spans)}</pre>
-</body>
-</html>
-"""
+<pre>{"".join(spans)}</pre>"""
+    return words.document(name, look, body)
 
 
 def _shown(character: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from . import colour, style
@@ -134,7 +134,3 @@ class View:
     def trouble(self, node: Node) -> str:
         """A word for numbers that are not finite, where they are painted."""
         return self.scale.trouble(node) if self.scale is not None else ""
-
-    def changed(self, **fields: object) -> View:
-        """The same with other fields."""
-        return replace(self, **fields)  # type: ignore[arg-type]

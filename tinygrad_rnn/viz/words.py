@@ -23,6 +23,25 @@ def escaped(text: str) -> str:
     return escape(style.clean(text))
 
 
+def document(title: str, style: str, body: str) -> str:
+    """A page of HTML that fetches nothing; `title` is plain text."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escaped(title)}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
 #: A line of a label: the words, their size in points, and whether they are bold.
 Line = tuple[str, float, bool]
 
