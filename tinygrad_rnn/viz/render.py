@@ -33,8 +33,8 @@ def program(format: str, engine: str = "auto", needed: bool = True) -> str | Non
     if found is None and needed:
         also = " or pip install tinygrad_rnn[viz]" if format in PURE else ""
         what = {"dot": "dot, ", "pure": "graphviz-pure, "}.get(engine, "Graphviz, ")
-        rest = "svg by the engine builtin, .dot and .json need nothing" if format != "svg" else (
-            "the engine builtin, .dot and .json need nothing"
+        rest = "svg by the engine builtin, .html, .dot and .json need nothing" if format != "svg" else (
+            "the engine builtin, .html, .dot and .json need nothing"
         )  # fmt: skip
         raise MissingError(
             f"graph: {format} needs {what}which is not installed: apt install graphviz, brew install graphviz, "
