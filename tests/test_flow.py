@@ -20,9 +20,9 @@ T, B, I, H = 12, 2, 3, 4
 class Sum(nn.Cell):
     """Its output is no part of its state."""
 
-    def __init__(self):
-        self.input_size, self.hidden_size = I, H
-        self.weight = nn.Parameter(tg.randn(H, I, dtype="float64"))
+    def __init__(self, size=I):
+        self.input_size, self.hidden_size = size, H
+        self.weight = nn.Parameter(tg.randn(H, size, dtype="float64"))
         self.out = nn.Parameter(tg.randn(H, H, dtype="float64"))
 
     def step(self, x, state):
@@ -36,6 +36,8 @@ CELLS = {
     "gru": lambda: nn.GRU(I, H, dtype="float64"),
     "peephole": lambda: nn.Recurrent(nn.PeepholeLSTMCell(I, H, dtype="float64")),
     "own": lambda: nn.Recurrent(Sum()),
+    "two layers": lambda: nn.LSTM(I, H, 2, dtype="float64"),
+    "three cells": lambda: nn.Stacked([nn.GRU(I, H, dtype="float64"), Sum(H), nn.RNNCell(H, H, dtype="float64")]),
 }
 
 
@@ -43,19 +45,29 @@ def loss(y, t):
     return (y * y).sum() * (0.5 + 0.1 * t) + y.sum()
 
 
-def cell_of(layer):
-    return layer.cell if isinstance(layer, nn.Recurrent) else layer.cells[0]
+def cells_of(layer):
+    if isinstance(layer, nn.Stacked):
+        return [cell for inside in layer.layers for cell in cells_of(inside)]
+    return [layer.cell] if isinstance(layer, nn.Recurrent) else layer.cells
 
 
 def unrolled(layer, x):
     """Outputs and states after every step, on one tape."""
-    cell, outputs, states = cell_of(layer), [], []
-    state = cell.initial_state(x.shape[1])
-    for t in range(len(x)):
-        y, state = cell.step(x[t], state)
+    cells, outputs, states = cells_of(layer), [], []
+    state = [cell.initial_state(x.shape[1]) for cell in cells]
+    for y in x:
+        for i, cell in enumerate(cells):
+            y, state[i] = cell.step(y, state[i])
         outputs.append(y)
-        states.append(state if isinstance(state, tuple) else (state,))
+        states.append([part for own in state for part in (own if isinstance(own, tuple) else (own,))])
     return outputs, states
+
+
+def parameters_of(layer):
+    """By the names that a flow gives them."""
+    cells = cells_of(layer)
+    found = [(f"layer {i}.{name}", p) for i, cell in enumerate(cells, 1) for name, p in cell.named_parameters()]
+    return found if len(cells) > 1 else [*cells[0].named_parameters()]
 
 
 def gradient(value, of):
@@ -87,7 +99,8 @@ def test_gradients_and_shares(name, at):
     for i, part in enumerate(flow.parts):
         exact = [np.linalg.norm(gradient(value, states[k][i])) for k in range(T)]
         np.testing.assert_allclose(flow.norms(part), exact, rtol=1e-10, atol=1e-13)
-    for parameter, p in cell_of(layer).named_parameters():
+    assert len(parameters_of(layer)) == len(flow.sums)
+    for parameter, p in parameters_of(layer):
         np.testing.assert_allclose(flow.sums[parameter], gradient(value, p), rtol=1e-9, atol=1e-12)
         assert flow.shares[parameter].shape == (T,)
     assert len(list(flow.rows())) == T
@@ -105,6 +118,32 @@ def test_what_flows_directly_through_an_lstm_is_the_product_of_its_forget_gates(
     direct, gated = flow.through("cell")
     assert direct[-1] == pytest.approx(flow.norms("cell")[-1]) and gated[-1] == pytest.approx(0.0, abs=1e-15)
     assert gated[0] > 0
+
+
+def test_nothing_flows_directly_from_layer_to_layer():
+    layer, x = nn.LSTM(I, H, 2, dtype="float64"), tg.randn(T, B, I, dtype="float64")
+    flow = tg.viz.flow(layer, x)
+    assert list(flow.parts) == ["hidden 1", "cell 1", "hidden 2", "cell 2"]
+    upper = tg.viz.flow(nn.Recurrent(layer.cells[1]), nn.Recurrent(layer.cells[0])(x)[0].detach())
+    for of in (lambda f, part: f.norms(part), lambda f, part: f.through(part)[0], lambda f, part: f.matrix(part)):
+        for part in ("hidden", "cell"):
+            np.testing.assert_allclose(of(flow, f"{part} 2"), of(upper, part), rtol=1e-10, atol=1e-14)
+    direct, gated = flow.through("cell 1")
+    assert not direct.any() and (gated > 0.0).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "two layers"])
+def test_a_state_is_where_it_starts(name):
+    layer, x = CELLS[name](), tg.randn(T, B, I, dtype="float64")
+    state = tuple(nn.LSTMState(*tg.randn(2, B, H, dtype="float64")) for _ in layer.cells)
+    given = state if len(state) > 1 else state[0]
+    flow, zero = tg.viz.flow(layer, x, state=given), tg.viz.flow(layer, x)
+    with tg.no_grad():
+        begin = [np.stack([np.asarray(part) for part in parts]) for parts in zip(*state)]
+        outputs, _ = layer(x, nn.LSTMState(*[tg.tensor(part) for part in begin]))
+    last = next(part for part in reversed(flow.parts) if part.startswith("hidden"))
+    np.testing.assert_allclose(flow.norms(last)[-1], np.linalg.norm(np.asarray(outputs)[-1]), rtol=1e-12)
+    assert not np.allclose(flow.norms(last), zero.norms(last))
 
 
 def test_singular_values_and_exponents_of_a_linear_map():
@@ -127,9 +166,11 @@ def test_singular_values_and_exponents_of_a_linear_map():
 
 def test_what_is_refused():
     x = tg.randn(T, B, I)
-    for layer in (nn.LSTM(I, H, 2), nn.LSTM(I, H, bidirectional=True), nn.Recurrent(nn.GRUCell(I, H), reverse=True)):
-        with pytest.raises(ArgumentError, match=r"one layer at a time|runs forward"):
+    for layer in (nn.Linear(I, H), nn.LSTM(I, H, bidirectional=True), nn.Recurrent(nn.GRUCell(I, H), reverse=True)):
+        with pytest.raises(ArgumentError, match=r"runs? forward"):
             tg.viz.flow(layer, x)
+    with pytest.raises(ArgumentError, match="one state for each layer"):
+        tg.viz.flow(nn.LSTM(I, H, 2), x, state=tg.zeros(B, H))
     with pytest.raises(ArgumentError, match="no such loss"):
         tg.viz.flow(nn.LSTM(I, H), x, at="first")
     with pytest.raises(ArgumentError, match="a sequence"):

@@ -21,9 +21,10 @@ import numpy as np
 
 from ..autograd.backward import grad
 from ..autograd.nest import leaves, like
-from ..autograd.tape import enable_grad, no_grad
+from ..autograd.tape import enable_grad, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError
+from ..nn.cell import Cell
 from ..nn.recurrent import OverTime, Recurrent, Stacked
 from ..nn.telemetry import named_values
 
@@ -38,7 +39,8 @@ class Flow:
     """How gradients flow back through a layer. T steps, B rows, a state of S numbers: its parts side by side.
 
     Attributes:
-        parts: for each part of the state its name and where it lies: {"hidden": slice(0, H), "cell": slice(H, 2 H)}.
+        parts: for each part of the state its name and where it lies: {"hidden": slice(0, H), "cell": slice(H, 2 H)}; of
+            several layers with the layer's number, from 1: "hidden 1", "cell 1", "hidden 2", ...
         jacobians: d s_{t+1} / d s_t, (T, B, S, S).
         gradients: dL / ds after each step, (T, B, S): of the loss that was asked for.
         direct: the part of these that flows from state to state with every gate and candidate held as it is, such as
@@ -114,24 +116,23 @@ def flow(layer: OverTime, x: Any, loss: Loss | None = None, state: Any = None, *
     ((20,), (20, 20), (16,))
 
     Args:
-        layer: one layer that runs forward, as `nn.LSTM` with one layer, or `Recurrent` of any cell. What is drawn at
-            random is drawn anew: call `eval()` first.
+        layer: one that runs forward, or several above each other: `nn.LSTM(...)`, `Recurrent` of any cell, `Stacked`.
+            What is drawn at random is drawn anew: call `eval()` first. Dropout between layers is left out.
         x: (T, B, I).
         loss: of one step's output (B, H) and its number a scalar; half the sum of squares where None.
-        state: the one to start from; the layer's own where None.
+        state: the one to start from, as the cell takes it; of several layers a tuple; the layer's own where None.
         at: "last" for the loss of the last step, "all" for the sum of all steps'.
 
     Raises:
-        ArgumentError: for a layer of several, for one in reverse, and for another `at`.
+        ArgumentError: for a layer that reads in reverse or from both ends, and for another `at`.
     """
-    recurrent = _one(layer)
+    layers = _forward(layer)
     if at not in ("last", "all"):
         raise ArgumentError("flow: no such loss", expected="last | all", got=repr(at))
     x = as_tensor(x)
     if x.ndim != 3 or not len(x):
         raise ArgumentError("flow: x is a sequence", expected="(T, B, I), T of at least 1", got=x.shape)
-    cell = recurrent.cell.for_sequence()
-    step = _Steps(cell, x, recurrent.fitted(state, x.shape[1]), recurrent.states(x, state), loss or _half_square)
+    step = _Steps(*_as_one(layers, x, state), loss or _half_square)
     slopes, held, arrives = step.slopes(), step.slopes(gates=False), step.arrivals()
     steps, output = len(x), step.output_part
     losses = [steps - 1] if at == "last" else list(range(steps))
@@ -143,17 +144,62 @@ def flow(layer: OverTime, x: Any, loss: Loss | None = None, state: Any = None, *
     return Flow(step.parts, jacobians, gradients, direct, each, shares, sums, _exponents(jacobians))
 
 
-def _one(layer: Any) -> Recurrent:
-    """The one recurrent layer that this is."""
-    inside = layer
-    while not isinstance(inside, Recurrent):
-        stack = getattr(inside, "_stack", inside)
-        if not isinstance(stack, Stacked) or len(stack.layers) != 1:
-            raise ArgumentError("flow: one layer at a time", expected="nn.LSTM(...), Recurrent(cell)", got=repr(layer))
-        inside = stack.layers[0]
-    if inside.reverse:
-        raise ArgumentError("flow: a layer that runs forward", got="one in reverse")
-    return inside
+def _forward(layer: Any) -> list[Recurrent]:
+    """The layers inside, from the lowest."""
+    if isinstance(layer, Recurrent):
+        if layer.reverse:
+            raise ArgumentError("flow: a layer that runs forward", got="one in reverse")
+        return [layer]
+    stack = getattr(layer, "_stack", layer)
+    if not isinstance(stack, Stacked):
+        expected = "nn.LSTM(...), Recurrent(cell), Stacked([...])"
+        raise ArgumentError("flow: layers that run forward", expected=expected, got=repr(layer))
+    return [one for inside in stack.layers for one in _forward(inside)]
+
+
+class _Above(Cell):
+    """Cells one above another, as one: its state is a tuple of theirs."""
+
+    def __init__(self, cells: list[Cell]) -> None:
+        for i, cell in enumerate(cells, 1):
+            setattr(self, f"layer {i}", cell)  # its parameters are called so
+
+    def step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        after, every = [], thread.state.named
+        for i, own in enumerate(state, 1):
+            with named_values() as named:
+                x, new = getattr(self, f"layer {i}").checked_step(x, own)
+            if every is not None:
+                every.update({f"{name} {i}": tensor for name, tensor in named.items()})
+            after.append(new)
+        return x, tuple(after)
+
+
+def _as_one(layers: list[Recurrent], x: Tensor, state: Any) -> tuple[Cell, Tensor, Any, Any, list[str]]:
+    """Layers as one cell; x; the state it starts from; its states after every step; the names of their parts."""
+    if len(layers) == 1:
+        first = layers[0].fitted(state, x.shape[1])
+        return layers[0].cell.for_sequence(), x, first, layers[0].states(x, state), _names(first)
+    given = [None] * len(layers) if state is None else state
+    if not isinstance(given, (tuple, list)) or len(given) != len(layers):
+        raise ArgumentError(
+            "flow: one state for each layer", expected=f"a tuple of {len(layers)}", got=type(state).__name__
+        )
+    firsts, states, names, outputs = [], [], [], x
+    for i, (layer, own) in enumerate(zip(layers, given), 1):
+        firsts.append(layer.fitted(own, x.shape[1]))
+        states.append(layer.states(outputs, own))
+        names += [f"{name} {i}" for name in _names(firsts[-1])]
+        with no_grad():
+            outputs, _ = layer.run(outputs, firsts[-1], None)
+    return _Above([layer.cell.for_sequence() for layer in layers]), x, tuple(firsts), tuple(states), names
+
+
+def _names(state: Any) -> list[str]:
+    """What the parts of a cell's state are called."""
+    count = len(list(leaves(state)))
+    named = getattr(type(state), "_fields", None) or (["hidden"] if count == 1 else None)
+    return list(named or [f"state {i + 1}" for i in range(count)])
 
 
 def _half_square(y: Tensor, t: int) -> Tensor:
@@ -201,18 +247,17 @@ class _Slopes(NamedTuple):
 class _Steps:
     """A cell and what its steps were given, to be run on all steps at once, and differentiated."""
 
-    def __init__(self, cell: Any, x: Tensor, first: Any, states: Any, loss: Loss) -> None:
+    def __init__(self, cell: Any, x: Tensor, first: Any, states: Any, names: list[str], loss: Loss) -> None:
         self.cell, self.x, self.loss = cell, x, loss
         self.nest = first
         self.after = [np.asarray(part) for part in leaves(states)]
         begin = [np.asarray(part) for part in leaves(first)]
         self.before = [np.concatenate([b[None], a[:-1]]) for b, a in zip(begin, self.after)]
-        names = getattr(type(first), "_fields", None) or (["hidden"] if len(begin) == 1 else None)
         self.parts: dict[str, slice] = {}
         end = 0
-        for i, part in enumerate(begin):
+        for name, part in zip(names, begin):
             width = int(np.prod(part.shape[1:]))
-            self.parts[names[i] if names else f"state {i + 1}"] = slice(end, end + width)
+            self.parts[name] = slice(end, end + width)
             end += width
         self.size = end
         self.output_part: slice | None = None
@@ -308,7 +353,7 @@ class _Steps:
 
 
 def _exponents(jacobians: Array) -> Array:
-    """Benettin's way: how fast orthogonal directions grow, made orthogonal again at each step."""
+    """Benettin's way: how fast orthogonal directions grow, made orthogonal again at each step. Each row has its own."""
     steps, rows, size = jacobians.shape[:3]
     total = np.zeros((rows, size))
     q = np.broadcast_to(np.eye(size), (rows, size, size))
@@ -316,4 +361,4 @@ def _exponents(jacobians: Array) -> Array:
         q, r = np.linalg.qr(jacobian @ q)
         with np.errstate(divide="ignore"):
             total += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2)))
-    return np.asarray(np.sort(total.mean(0) / steps)[::-1])
+    return np.asarray(np.sort(total, 1)[:, ::-1].mean(0) / steps)
