@@ -213,3 +213,10 @@ def test_the_tape_prints_every_op_that_ran(expression):
         printed[found[2]] += found[2] != "leaf"
     ran = Counter(m.called)
     assert printed == ran if m.complete else printed >= ran
+
+
+def test_what_overflows_is_infinite_and_warns_of_nothing():
+    x = tg.tensor([1e30, 2.0], requires_grad=True)
+    loss = tg.mse_loss(tg.square(x), tg.tensor([-1e30, 1.0]))
+    loss.backward()
+    assert np.isinf(loss.item()) and not np.isfinite(x.grad.numpy()[0]) and np.isfinite(x.grad.numpy()[1])
