@@ -11,10 +11,14 @@ from ..errors import ArgumentError, FileError
 
 
 def bundled_text() -> str:
-    """English text that every Python carries: its help topics, some 460,000 characters."""
+    """English text that every Python carries: its help topics, some 370,000 characters.
+
+    Topics share passages. Each paragraph stands here once, so that what is held out was not learned.
+    """
     from pydoc_data.topics import topics
 
-    return "\n".join(topics[name] for name in sorted(topics))
+    every = "\n\n".join(topics[name].strip("\n") for name in sorted(topics))
+    return "\n\n".join(dict.fromkeys(every.split("\n\n")))
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
