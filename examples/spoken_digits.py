@@ -53,8 +53,8 @@ def read(path):
         raise FileError(f"{path}: these are other recordings", expected=f"SHA-256 {DIGEST}", got=digest)
     said = [Path(name).stem.split("_") for name in names]
     sounds = [features(*wavfile.read(io.BytesIO(content))) for content in tqdm(contents, "features", disable=None)]
-    every = np.concatenate(sounds)
-    sounds = [((sound - every.mean(0)) / every.std(0)).astype(np.float32) for sound in sounds]
+    mean, std = (of(np.concatenate(sounds), 0) for of in (np.mean, np.std))
+    sounds = [((sound - mean) / std).astype(np.float32) for sound in sounds]
     return sounds, *(np.array(part) for part in zip(*[(int(digit), who, int(take)) for digit, who, take in said]))
 
 

@@ -8,8 +8,6 @@ and 90th percentile of what will come. It works on roots, where counts spread al
 """
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 
@@ -101,6 +99,22 @@ def autoregression(numbers, end, ahead, order=144):
     return made
 
 
+def judged(numbers, first, part, end, runs):
+    """Mean errors at each distance, of baselines by name and of runs (runs, 3); the share inside; a run's forecasts."""
+    start, stop = (12 * (year - first) for year in PARTS[part])
+    errors, mine, inside = {"last value": [], "last cycle": [], "autoregression": []}, [], []
+    rows = [("month", "ahead", "low", "middle", "high", "true")]
+    for i, ahead in enumerate(AHEAD):
+        at = np.arange(start - ahead, min(stop, len(numbers)) - ahead)  # months whose forecasts fall into the part
+        true, others = numbers[at + ahead], (numbers, np.roll(numbers, CYCLE - ahead))
+        for name, other in zip(errors, (*others, autoregression(numbers, end, ahead))):
+            errors[name].append(np.abs(other[at] - true).mean())
+        mine.append([np.abs(run[at, i, 1] - true).mean() for run in runs])
+        inside.append(np.mean([(run[at, i, 0] <= true) & (true <= run[at, i, 2]) for run in runs]))
+        rows += [(first + (m + ahead) / 12, ahead, *runs[0][m, i], t) for m, t in zip(at, true)]
+    return errors, np.array(mine).T, inside, rows
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=tuple(PARTS), default="test", help="what is forecast")
@@ -111,32 +125,17 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         numbers, first = monthly()
-        start, stop = (12 * (year - first) for year in PARTS[options.part])
         end = 12 * (PARTS["validation"][0] - first)
         runs = [learn(numbers, end, options, seed) for seed in range(options.seeds)]
-        table = [("month", "ahead", "low", "middle", "high", "true")]
-        print(
-            f"{'months ahead':24}" + "".join(f"{ahead:>8}" for ahead in AHEAD) + "   mean absolute error, in sunspots"
-        )
-        errors = {name: [] for name in ("last value", "last cycle", "autoregression", options.cell)}
-        spreads, inside = [], []
-        for i, ahead in enumerate(AHEAD):
-            at = np.arange(start - ahead, min(stop, len(numbers)) - ahead)  # months whose forecasts fall into the part
-            true = numbers[at + ahead]
-            others = numbers[at], numbers[at + ahead - CYCLE], autoregression(numbers, end, ahead)[at]
-            found = [np.abs(run[at, i, 1] - true).mean() for run in runs]
-            for name, error in zip(errors, [*(np.abs(other - true).mean() for other in others), np.mean(found)]):
-                errors[name].append(error)
-            spreads.append(f"{min(found):.1f}-{max(found):.1f}")
-            inside.append(np.mean([(run[at, i, 0] <= true) & (true <= run[at, i, 2]) for run in runs]))
-            table += [(first + (m + ahead) / 12, ahead, *runs[0][m, i], t) for m, t in zip(at, true)]
-        for name, values in errors.items():
+        errors, mine, inside, rows = judged(numbers, first, options.part, end, runs)
+        print(f"{'months ahead':24}" + "".join(f"{n:>8}" for n in AHEAD) + "   mean absolute error, in sunspots")
+        for name, values in (errors | {options.cell: mine.mean(0)}).items():
             print(f"{name:24}" + "".join(f"{value:8.1f}" for value in values))
-        print(f"{f'over {len(runs)} seeds':24}" + "".join(f"{spread:>10}" for spread in spreads))
+        ends = zip(mine.min(0), mine.max(0))
+        print(f"{f'over {len(runs)} seeds':24}" + "".join(f"{f'{low:.1f}-{high:.1f}':>10}" for low, high in ends))
         print(f"{'in the 80 % interval':24}" + "".join(f"{share:8.0%}" for share in inside))
         if options.output:
-            csv.writer(text := io.StringIO(), lineterminator="\n").writerows(table)
-            write_whole(options.output, text.getvalue().encode())
+            write_whole(options.output, "".join(",".join(map(str, row)) + "\n" for row in rows).encode())
     except KeyboardInterrupt:
         return 130
     except TinygradError as trouble:

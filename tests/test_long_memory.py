@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import runpy
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,41 @@ def test_a_short_run(tmp_path, capsys):
     assert all(float(row["error"]) > 0.0 for row in rows)
 
 
-def test_a_cell_that_can_learn_it_does(capsys):
-    assert MAIN(["--cells", "gru", "--gaps", "21", "--hidden", "32"]) == 0
-    assert "learned 1 of 1" in capsys.readouterr().out
+def test_a_cell_of_the_user(tmp_path, capsys):
+    path = tmp_path / "own.py"
+    path.write_text("from tinygrad_rnn import nn\ndef minimal():\n    return nn.MinimalGatedCell\n", encoding="utf-8")
+    asked = ["--cells", "gru", "--from", f"{path}:minimal", "--gaps", "21", "--updates", "12", "--hidden", "4"]
+    assert MAIN([*asked, "--output", str(tmp_path / "memory.csv")]) == 0
+    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()] == ["gru", "minimal"]
+    assert MAIN(["--from", f"{path}:none", "--gaps", "21"]) == 2
+    assert "has no function none" in capsys.readouterr().err
+
+
+def test_who_takes_longer_than_the_best_is_stopped(monkeypatch):
+    """A way that has learned it bounds the updates of those after it."""
+    asked, answers = [], iter([(0.5, 100), (0.005, 40), (0.004, 40)])
+
+    class Learner:
+        limit, seconds = 0.01, 0.0
+
+        def __init__(self, *_):
+            self.updates = 0
+
+        def run(self, updates, bar):
+            asked.append(updates)
+            error, self.updates = next(answers)
+            return error
+
+    monkeypatch.setitem(MAIN.__globals__, "Learner", Learner)
+    found = EXAMPLE["trial"]("adding", "gru", 50, 0, Namespace(updates=300), None, ("plain",))
+    assert asked == [100, 100, 40]
+    assert (found["error"], found["updates"], found["learned"], found["rate"]) == (0.004, 40, True, 1e-3)
+
+
+def test_a_cell_that_can_learn_it_does():
+    options, bar = Namespace(updates=1000, hidden=32, batch=32), EXAMPLE["tqdm"](disable=True)
+    found = EXAMPLE["trial"]("adding", "gru", 21, 0, options, bar, ("plain",), (1e-2,))
+    assert found["learned"] and found["error"] < 0.01 and found["updates"] < 1000
 
 
 def test_what_is_done_is_kept(tmp_path, capsys, monkeypatch):
