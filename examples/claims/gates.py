@@ -1,0 +1,167 @@
+"""What each gate of the LSTM is for: take it away."""
+
+import char_lm
+import language
+import long_memory
+import numpy as np
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn
+
+from .article import Claim, colour_of, listed, panel, panels, table
+
+
+class Gated(nn.Cell):
+    """An LSTM, some of whose gates may be left out: they are 1 then."""
+
+    def __init__(self, input_size, hidden_size, without=()):
+        self.input_size, self.hidden_size, self.without = input_size, hidden_size, without
+        self.weights = nn.Linear(input_size + hidden_size, 4 * hidden_size)
+
+    def initial_state(self, batch_size):
+        return nn.LSTMState(self.zeros(batch_size, self.hidden_size), self.zeros(batch_size, self.hidden_size))
+
+    def step(self, x, state):
+        hidden, cell = state
+        i, f, g, o = tg.split(self.weights(tg.concat([x, hidden], axis=-1)), 4, axis=-1)
+        written, kept = tg.tanh(g), cell
+        if "input" not in self.without:
+            written = tg.sigmoid(i).named("input_gate") * written
+        if "forget" not in self.without:
+            kept = tg.sigmoid(f).named("forget_gate") * kept
+        cell = (kept + written).named("cell")
+        hidden = tg.tanh(cell)
+        if "output" not in self.without:
+            hidden = tg.sigmoid(o).named("output_gate") * hidden
+        return hidden, nn.LSTMState(hidden, cell)
+
+
+KINDS = {
+    "LSTM": (),
+    "no input gate": ("input",),
+    "no forget gate": ("forget",),
+    "no output gate": ("output",),
+    "no gate at all": ("input", "forget", "output"),
+}
+
+
+def known():
+    """Tell the other examples of these cells."""
+    for name, without in KINDS.items():
+        long_memory.CELLS[name] = lambda i, h, without=without: nn.Recurrent(Gated(i, h, without))
+        char_lm.CELLS[name] = lambda i, h, layers, dropout, rng, without=without: nn.Recurrent(Gated(i, h, without))
+        language.GATES[name] = 4
+
+
+def learned(kind, steps, seed, rates, options, bar):
+    """Adding: what came of the best learning rate."""
+    runs, most = [], options.updates // len(rates)
+    for rate in rates:
+        learner = long_memory.Learner("adding", kind, steps, rate, "plain", seed, options)
+        runs.append((learner.run(most, bar), learner.updates, learner.model))
+        if runs[-1][0] < learner.limit:
+            most = learner.updates  # who takes longer is not the best
+    return min(runs, key=lambda run: (run[0] >= learner.limit, run[1], run[0]))
+
+
+def inside(model, steps):
+    """What a trained model does: its gates and cell state on fresh examples, and the way its gradient takes back."""
+    x, _ = long_memory.adding(np.random.default_rng(5), 64, steps)
+    x = tg.tensor(x.astype(np.float32))
+    with tg.no_grad(), tg.record("input_gate", "forget_gate", "cell") as r:
+        model.recurrent(x)
+    flow = tg.viz.flow(model.recurrent, x[:, :4], loss=lambda y, t: model.answer(y).sum())
+    return x.numpy(), r, flow
+
+
+def claim(lab):
+    known()
+    size, runs, bits = lab.size, {}, {}
+    steps, seeds = size.gate_steps, size.gate_seeds
+    with lab.counter("one gate less") as bar:
+        for kind in size.adders:
+            bar.set_description(f"adding {steps}, {kind}")
+            runs[kind] = [learned(kind, steps, seed, size.rates, size.gates, bar) for seed in range(seeds)]
+    with lab.clock("one gate less, text", size.gate_seconds * len(size.kinds)) as bar:
+        for kind in size.kinds:
+            bits[kind] = language.learn(lab.text, kind, 1e-2, size.gate_seconds, size.language, 0, bar, 1)[1].test
+    done = {kind: [run for run in found if run[0] < 0.01] for kind, found in runs.items()}
+    model = min(runs["LSTM"], key=lambda run: run[0])[2]
+    x, r, flow = inside(model, steps)
+    marks, gate = x[..., 1] > 0, r["input_gate"]
+    at_marks, elsewhere = gate[marks].mean(0), gate[~marks].mean(0)
+    unit = int(np.argmax(at_marks - elsewhere))
+    direct, through = flow.through("cell")
+    back = steps * 9 // 10
+    share = float(direct[-1 - back] / np.hypot(direct[-1 - back], through[-1 - back]))
+    memory = np.sort(r.time_constant("forget_gate"))
+
+    row = 0
+
+    def over_time(axis):
+        at = np.arange(1, steps + 1)
+        axis.plot(at, r["cell"][:, row, unit], color=colour_of("lstm"), label="cell state")
+        axis.plot(at, gate[:, row, unit], color=colour_of("rnn"), linewidth=0.9, label="input gate")
+        for mark in np.flatnonzero(marks[:, row]):
+            axis.axvline(mark + 1, color="#616E7C", linestyle=":")
+        axis.legend()
+
+    def memories(axis):
+        axis.semilogy(np.arange(1, len(memory) + 1), memory, color=colour_of("lstm"))
+        axis.axhline(steps, color="#616E7C", linestyle=":")
+
+    def spent(axis):
+        for i, found in enumerate(runs.values()):
+            axis.scatter([run[1] for run in found], [i] * len(found), color=colour_of("lstm" if i == 0 else "", i))
+        axis.set(yticks=range(len(runs)), yticklabels=list(runs), xlim=(0, None))
+        axis.invert_yaxis()
+
+    def line(kind):
+        if kind not in runs:
+            return (kind, "not tried", "", "", f"{bits[kind]:.3f}")
+        found, learns = runs[kind], done[kind]
+        updates = f"{np.mean([run[1] for run in learns]):,.0f}" if learns else ""
+        error = f"{np.median([run[0] for run in found]):.4f}"
+        return (kind, f"{len(learns)} of {len(found)}", updates, error, f"{bits[kind]:.3f}")
+
+    costs = {kind: bits[kind] - bits["LSTM"] for kind in bits if kind != "LSTM"}
+    fails = {kind for kind, found in done.items() if len(found) < len(done["LSTM"])}
+    needed = {kind: kind in fails or cost > 0.03 for kind, cost in costs.items()}
+    single = [needed[kind] for kind in costs if len(KINDS[kind]) == 1]
+    return Claim(
+        "gates",
+        verdict="holds" if all(single) else "partly" if any(needed.values()) else "not seen",
+        found={
+            "costs": listed([f"{kind} {cost:+.3f}" for kind, cost in costs.items()]),
+            "whole": f"{bits['LSTM']:.3f}",
+            "steps": steps,
+            "adders": listed([*runs]) + (" learn" if len(runs) > 1 else " learns"),
+            "learning": "learned" if done["LSTM"] else "not learned",
+            "learned": listed([f"{kind} {len(done[kind])} of {seeds}" for kind in runs]),
+            "seconds": f"{size.gate_seconds:g}",
+            "table": table(
+                ["", f"adding {steps}: learned", "updates", "median error", "text: bits per character"],
+                [line(kind) for kind in bits],
+            ),
+            "at_marks": f"{at_marks.mean():.2f}",
+            "elsewhere": f"{elsewhere.mean():.2f}",
+            "unit": unit,
+            "unit_at_marks": f"{at_marks[unit]:.2f}",
+            "unit_elsewhere": f"{elsewhere[unit]:.2f}",
+            "median_memory": f"{np.median(memory):.0f}",
+            "longest_memory": f"{memory[-1]:.0f}",
+            "back": back,
+            "share": f"{share:.0%}",
+            "pictures": panels(
+                panel(over_time, f"unit {unit} of the LSTM", "step"),
+                panel(memories, "how long units remember", "unit, sorted", "steps"),
+                panel(spent, "updates used", "updates"),
+            ),
+        },
+        numbers={
+            **{f"{kind}, text": f"{cost:+.3f} bits per character" for kind, cost in costs.items()},
+            f"input gate at marks / elsewhere, unit {unit}": f"{at_marks[unit]:.2f} / {elsewhere[unit]:.2f}",
+            f"of the gradient {back} steps back, straight along the cell state": f"{share:.0%}",
+        },
+        code=(Gated, learned, inside),
+    )

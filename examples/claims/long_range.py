@@ -1,0 +1,95 @@
+"""A simple RNN cannot learn long-range dependencies; gated cells can."""
+
+import long_memory
+import numpy as np
+
+from .article import Claim, colour_of, listed, name_of, panel, panels, table
+
+#: A cell, and the starts it may choose from.
+WAYS = {
+    "RNN of tanh": ("rnn", ("plain",)),
+    "rnn": ("rnn", long_memory.STARTS),
+    "lstm": ("lstm", long_memory.STARTS),
+    "gru": ("gru", long_memory.STARTS),
+}
+
+
+def tried(task, gaps, seeds, rates, options, bar):
+    """Each cell on each gap from each seed, with one budget for all: {name: {gap: [trial, ...]}}."""
+    found = {name: {} for name in WAYS}
+    for name, (cell, starts) in WAYS.items():
+        for gap in gaps:
+            bar.set_description(f"{task} {gap}, {name_of(name)}")
+            runs = [long_memory.trial(task, cell, gap, seed, options, bar, starts, rates) for seed in range(seeds)]
+            found[name][gap] = runs
+            if not any(run["learned"] for run in runs):
+                break  # what is not learned at this gap is not tried at a longer one
+    return found
+
+
+def longest(trials):
+    """The longest gap that at least half of the runs learned; 0 for none."""
+    return max((gap for gap, runs in trials.items() if np.mean([run["learned"] for run in runs]) >= 0.5), default=0)
+
+
+def claim(lab):
+    size, found = lab.size, {}
+    with lab.counter("long memory") as bar:
+        for task, gaps in size.gaps.items():
+            found[task] = tried(task, gaps, size.memory_seeds, size.rates, size.memory, bar)
+
+    lab.kept["long_range"] = found
+
+    def success(task):
+        gaps = size.gaps[task]
+
+        def draw(axis):
+            for i, (name, trials) in enumerate(found[task].items()):
+                share = np.array([np.mean([run["learned"] for run in trials.get(gap, [])] or [0.0]) for gap in gaps])
+                axis.plot(gaps, share - 0.015 * i, "os^D"[i] + "-", color=colour_of(name, i), label=name_of(name))
+            axis.set(ylim=(-0.1, 1.05), xscale="log")
+            axis.set_xticks(gaps, [str(gap) for gap in gaps])
+            axis.minorticks_off()
+            axis.legend(loc="lower left")
+
+        return panel(draw, f"the {task} task", "steps", "share of runs that learn it")
+
+    def row(task, name, gap):
+        runs = found[task][name][gap]
+        done = [run for run in runs if run["learned"]]
+        means = [
+            f"{np.mean([run[of] for run in done]):,.{n}f}" if done else "" for of, n in (("updates", 0), ("seconds", 1))
+        ]
+        error = f"{np.median([run['error'] for run in runs]):.4f}"
+        starts = " or ".join(sorted({run["start"] for run in done}, reverse=True))
+        return (task, gap, name_of(name), f"{len(done)} of {len(runs)}", error, *means, starts)
+
+    reach = {name: {task: longest(trials[name]) for task, trials in found.items()} for name in WAYS}
+    behind = {task: reach["rnn"][task] < min(reach["lstm"][task], reach["gru"][task]) for task in found}
+    plain_behind = all(reach["RNN of tanh"][task] < min(reach["lstm"][task], reach["gru"][task]) for task in found)
+    reached = {
+        name: " and ".join(f"{gap or 'none'} ({task})" for task, gap in gaps.items()) for name, gaps in reach.items()
+    }
+    level = [task for task, is_behind in behind.items() if not is_behind]
+    lesson = "even with that start the simple RNN does not reach as far as the gated cells"
+    if level:
+        lesson = f"with that start the simple RNN reaches as far as the gated cells in {' and '.join(level)}"
+    return Claim(
+        "long_range",
+        verdict="holds" if all(behind.values()) else "partly" if plain_behind else "not seen",
+        found={
+            **{name.replace(" ", "_"): words for name, words in reached.items()},
+            "tried": " and ".join(f"{gaps[-1]} ({task})" for task, gaps in size.gaps.items()),
+            "budget": f"{size.memory.updates:,}",
+            "hidden": size.memory.hidden,
+            "rates": listed([f"{rate:g}" for rate in size.rates]),
+            "pictures": panels(*[success(task) for task in found]),
+            "table": table(
+                ["task", "steps", "cell", "learned", "median error", "updates", "seconds", "from start"],
+                [row(task, name, gap) for task in found for name in WAYS for gap in found[task][name]],
+            ),
+            "lesson": lesson,
+        },
+        numbers={f"longest gap learned, {name_of(name)}": words for name, words in reached.items()},
+        code=(long_memory.adding, tried, long_memory.trial, longest),
+    )

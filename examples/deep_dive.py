@@ -1,0 +1,138 @@
+"""What texts say about recurrent networks, tried one by one: a page with claim, experiment, picture, number and code.
+
+    python examples/deep_dive.py                      # everything, five seeds: under twenty minutes on two cores
+    python examples/deep_dive.py --quick              # one seed, less of everything: under two minutes
+    python examples/deep_dive.py --only gradients gates --digits FILE.zip --text FILE
+
+Needs the extra `examples`: pip install -e '.[examples]'. The page is one file, which fetches nothing. Spoken digits are
+downloaded once (16 MB), or taken from --digits; where they cannot be had, the page says so. Ctrl-C keeps what is done.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import language
+from tqdm import tqdm
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.data import bundled_text, read_text
+from tinygrad_rnn.errors import TinygradError
+from tinygrad_rnn.files import write_whole
+
+CLAIMS = ("memory", "gradients", "long_range", "gates", "text", "speech", "series", "gru")
+
+KINDS = ("LSTM", "no forget gate", "no input gate", "no output gate", "no gate at all")
+#: How much of everything.
+FULL = Namespace(
+    gaps={"adding": (50, 100, 200), "order": (50,)}, rates=(1e-2, 3e-3),
+    memory=Namespace(updates=2000, hidden=64, batch=32), memory_seeds=2,
+    gates=Namespace(updates=2000, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=8.0,
+    adders=KINDS, kinds=KINDS,
+    language=Namespace(seconds=14.0, parameters=100_000, dropout=0.0, seeds=5, batch=32, steps=64),
+    speech=Namespace(hidden=64, epochs=12), speech_cells=("gru", "lstm"), speech_seeds=5,
+    series=Namespace(hidden=32, updates=400), series_cells=("gru", "lstm"), series_seeds=5,
+    rounds=40,
+)  # fmt: skip
+QUICK = Namespace(
+    gaps={"adding": (25, 50)}, rates=(1e-2,),
+    memory=Namespace(updates=500, hidden=64, batch=32), memory_seeds=1,
+    gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_seconds=1.0,
+    adders=KINDS[:1], kinds=KINDS[:2],
+    language=Namespace(seconds=2.0, parameters=100_000, dropout=0.0, seeds=1, batch=32, steps=64),
+    speech=Namespace(hidden=64, epochs=3), speech_cells=("gru", "lstm"), speech_seeds=1,
+    series=Namespace(hidden=32, updates=100), series_cells=("gru", "lstm"), series_seeds=1,
+    rounds=10,
+)  # fmt: skip
+
+
+class Lab:
+    """What claims work with: sizes, a text, bars, and what earlier claims found."""
+
+    def __init__(self, size, text, digits):
+        self.size, self.digits, self.kept = size, digits, {}
+        self.text = language.Text(text, size.language.batch, size.language.steps)
+
+    def bar(self, items, what):
+        """The items, with a bar."""
+        return tqdm(list(items), what, disable=None, leave=False)
+
+    def counter(self, what):
+        """A bar of updates, of which nobody knows how many it takes."""
+        return tqdm(desc=what, unit="update", disable=None, leave=False)
+
+    def clock(self, what, seconds):
+        """A bar of seconds."""
+        return tqdm(desc=what, total=seconds, disable=None, leave=False, bar_format=language.BAR)
+
+
+def tried(name, lab):
+    """A claim, and how long it took."""
+    begin = time.perf_counter()
+    claim = importlib.import_module(f"claims.{name}").claim(lab)
+    claim.seconds = time.perf_counter() - begin
+    return claim
+
+
+def told(claim):
+    """A claim on the terminal."""
+    head = f"{claim.said}\n  {claim.words} ({claim.seconds:.0f} s)"
+    numbers = [f"  {what}: {value}" for what, value in claim.numbers.items()]
+    return "\n".join([head, *numbers, *([f"  {claim.why}"] if claim.why else []), ""])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one seed, less of everything")
+    parser.add_argument("--only", nargs="+", choices=CLAIMS, default=CLAIMS, metavar="CLAIM", help=", ".join(CLAIMS))
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text to learn (default: Python's help topics)")
+    parser.add_argument("--digits", metavar="FILE.zip", help="the spoken digits, where there is no network")
+    parser.add_argument("--output", metavar="FILE.html", default="runs/deep_dive.html", help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    begin, done, stopped = time.perf_counter(), [], False
+    try:
+        from claims.article import Claim, page
+
+        lab = Lab(
+            QUICK if options.quick else FULL,
+            read_text(options.text) if options.text else bundled_text(),
+            options.digits,
+        )
+        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+        with tqdm(options.only, "claims", unit="claim", disable=None) as bar:
+            for name in bar:
+                try:
+                    done.append(tried(name, lab))
+                except KeyboardInterrupt:
+                    stopped = True
+                    break
+                tqdm.write(told(done[-1]))
+        left = [Claim(name, why="Stopped before this was tried.") for name in options.only[len(done) :]]
+        took = f"{(time.perf_counter() - begin) / 60:.1f} minutes"
+        about = {
+            "machine": f"{os.cpu_count()} cores ({platform.machine()}), {tg.get_num_threads()} threads",
+            "took": took,
+        }
+        about |= {"when": time.strftime("%Y-%m-%d"), "version": tg.__version__, "python": platform.python_version()}
+        command = " ".join(["python examples/deep_dive.py", *(sys.argv[1:] if arguments is None else arguments)])
+        write_whole(options.output, page([*done, *left], command=command, **about).encode())
+        print(f"{options.output}: {len(done)} of {len(options.only)} claims, {took}")
+    except ImportError as trouble:
+        print(f"deep_dive: {trouble.name} is missing: pip install -e '.[examples]'", file=sys.stderr)
+        return 2
+    except TinygradError as trouble:
+        print(f"deep_dive: {trouble.one_line}", file=sys.stderr)
+        return 2
+    except OSError as trouble:
+        print(f"deep_dive: {trouble.filename or ''}: {trouble.strerror}", file=sys.stderr)
+        return 2
+    return 130 if stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The deep dive: what its experiments measure, its verdicts, and the page."""
+
+from __future__ import annotations
+
+import re
+import string
+import sys
+from argparse import Namespace
+from html.parser import HTMLParser
+
+import deep_dive
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn
+
+pytest.importorskip("matplotlib", reason="the deep dive's pictures need matplotlib, from the extra `plot`")
+
+from claims import article, gates, gradients, gru, long_range, memory
+
+TINY = Namespace(
+    gaps={"adding": (21, 25)},
+    memory=Namespace(updates=6, hidden=4, batch=2),
+    memory_seeds=1,
+    rates=(1e-2,),
+    gates=Namespace(updates=4, hidden=4, batch=2),
+    gate_steps=21,
+    gate_seeds=1,
+    gate_seconds=0.05,
+    adders=("LSTM",),
+    kinds=("LSTM", "no forget gate"),
+    language=Namespace(seconds=0.05, parameters=3000, dropout=0.0, seeds=2, batch=4, steps=16),
+    speech=Namespace(hidden=4, epochs=1),
+    speech_cells=("gru",),
+    speech_seeds=1,
+    series=Namespace(hidden=4, updates=2),
+    series_cells=("gru",),
+    series_seeds=2,
+    rounds=2,
+)
+EMPTY = {"br", "hr", "img", "meta", "link", "input", "path", "use", "rect", "circle", "line", "polygon", "image"}
+
+
+class Read(HTMLParser):
+    """Which tags are open, and what is fetched."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.fetched, self.ids = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        self.ids += [known["id"]] if tag == "section" else []
+        self.fetched += [known[name] for name in ("src", "href", "xlink:href") if name in known]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    monkeypatch.setattr(deep_dive, "QUICK", TINY)
+    monkeypatch.setattr(gradients, "DISTANCE", 12)
+    path = tmp_path / "text.txt"
+    path.write_text("the <cat> sat & stood,\nthe dog {did} not.\n" * 300, encoding="utf-8")
+    return str(path)
+
+
+def run(text, tmp_path, *more):
+    path = tmp_path / "out" / "page.html"
+    code = deep_dive.main(["--quick", "--text", text, "--digits", "none.zip", "--output", str(path), *more])
+    return code, path.read_text(encoding="utf-8")
+
+
+def test_a_page_of_every_claim(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels", None)
+    claims, real = [], deep_dive.tried
+    monkeypatch.setattr(deep_dive, "tried", lambda *given: claims.append(real(*given)) or claims[-1])
+    code, page = run(text, tmp_path)
+    read = Read(page)
+    assert code == 0 and not read.open
+    assert read.ids == [f"claim-{i}" for i in range(1, 9)]
+    assert all(target.startswith("#") for target in read.fetched)  # it works offline
+    assert page.count("<summary>the code that made it") == 6 and "def counted(" in page and "class Gated(" in page
+    assert "The recordings are not there: " in page and "pip install statsmodels" in page
+    assert not re.search(r"\bnan\b|Traceback", re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL))
+    said = capsys.readouterr().out
+    assert said.count("not run") == 2 and "8 of 8 claims" in said
+    for claim in claims:
+        words = (article.HERE / f"{claim.text}.txt").read_text("utf-8")
+        names = {name for _, name, _, _ in string.Formatter().parse(words) if name}
+        assert claim.why or names == set(claim.found)  # nothing is written down, nothing left out
+        assert claim.verdict in article.VERDICTS and claim.seconds > 0.0 and all(claim.numbers)
+
+
+def test_what_is_done_is_kept(text, tmp_path, monkeypatch, capsys):
+    real = deep_dive.tried
+
+    def tried(name, lab):
+        if name == "gru":
+            raise KeyboardInterrupt
+        return real(name, lab)
+
+    monkeypatch.setattr(deep_dive, "tried", tried)
+    code, page = run(text, tmp_path, "--only", "memory", "gru")
+    assert code == 130 and page.count("Stopped before this was tried.") == 1
+    assert "handed on" in page and "1 of 2 claims" in capsys.readouterr().out
+
+
+def test_what_is_refused(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "page.html"
+    assert deep_dive.main(["--text", str(tmp_path / "none"), "--output", str(path)]) == 2
+    (tmp_path / "file").write_text("")
+    assert deep_dive.main(["--only", "gru", "--output", str(tmp_path / "file" / "page.html")]) == 2
+    monkeypatch.setitem(sys.modules, "claims.article", None)
+    assert deep_dive.main(["--output", str(path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and all(line.startswith("deep_dive: ") for line in errors)
+    assert not path.exists()
+
+
+# --- The experiments ---
+
+
+def test_a_gated_cell_with_all_gates_is_an_lstm():
+    mine, theirs = gates.Gated(3, 5), nn.LSTM(3, 5)
+    both = np.concatenate([theirs.weight_ih_l0.numpy(), theirs.weight_hh_l0.numpy()], 1)
+    mine.weights.weight = nn.Parameter(tg.tensor(both))
+    mine.weights.bias = nn.Parameter(tg.tensor(theirs.bias_ih_l0.numpy() + theirs.bias_hh_l0.numpy()))
+    x = tg.randn(12, 2, 3)
+    outputs, state = nn.Recurrent(mine)(x)
+    expected, (_, cell) = theirs(x)
+    np.testing.assert_allclose(outputs.numpy(), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(state.cell.numpy(), cell.numpy()[0], atol=1e-6)
+
+
+def test_a_gate_that_is_left_out_is_open():
+    x = tg.randn(12, 2, 3)
+    for without in gates.KINDS.values():
+        with tg.record("input_gate", "forget_gate", "output_gate", "cell") as r:
+            nn.Recurrent(gates.Gated(3, 5, without))(x)
+        assert {where.name for where in r.values} == {"cell"} | {
+            f"{name}_gate" for name in {"input", "forget", "output"} - {*without}
+        }
+
+
+def test_a_state_that_is_handed_on_changes_nothing():
+    handed_on, forgotten = memory.carried(nn.GRU(3, 8), tg.randn(40, 2, 3))
+    assert handed_on < 1e-6 < 1e-2 < forgotten
+
+
+def test_coupled_gates_are_told():
+    f = np.random.default_rng(0).uniform(0.1, 0.9, (50, 4, 3))
+    assert gru.coupling(f, 1.0 - f) == pytest.approx(1.0)
+    assert gru.coupling(f, f) == pytest.approx(-1.0)
+    assert abs(gru.coupling(f, np.random.default_rng(1).uniform(0.1, 0.9, f.shape))) < 0.2
+
+
+def test_the_longest_gap_is_one_that_half_of_the_runs_learn():
+    runs = lambda *learned: [{"learned": one} for one in learned]  # noqa: E731
+    assert long_range.longest({50: runs(True, True), 100: runs(True, False), 200: runs(False, False, True)}) == 100
+    assert long_range.longest({50: runs(False)}) == 0
+
+
+def test_a_gap_that_nobody_learns_is_the_last(monkeypatch):
+    asked = []
+
+    def trial(task, cell, gap, seed, options, bar, starts, rates):
+        asked.append((cell, starts, gap))
+        return {"learned": cell == "gru"}
+
+    monkeypatch.setattr(long_range.long_memory, "trial", trial)
+    found = long_range.tried("adding", (25, 50), 1, (0.01,), None, Namespace(set_description=lambda _: None))
+    assert [*found["gru"]] == [25, 50] and [*found["rnn"]] == [*found["lstm"]] == [25]
+    assert ("rnn", ("plain",), 25) in asked and ("rnn", ("plain", "long"), 25) in asked
+
+
+@pytest.mark.parametrize(
+    ("faster", "gru_bits", "verdict"),
+    [(True, 2.0, "holds"), (True, 2.2, "partly"), (False, 2.0, "partly"), (False, 2.2, "not seen")],
+)
+def test_the_verdict_on_the_gru_follows_the_numbers(monkeypatch, faster, gru_bits, verdict):
+    spent = {"rnn": 5.0, "lstm": 20.0, "gru": 15.0 if faster else 25.0}
+    monkeypatch.setattr(gru, "times", lambda *_: spent)
+    kept = {"text": {"lstm": np.array([2.0]), "gru": np.array([gru_bits])}}
+    claim = gru.claim(Namespace(size=TINY, kept=kept))
+    assert claim.verdict == verdict
+    assert ("text, bits per character" in claim.found["worse"]) == (gru_bits > 2.1)
