@@ -1,6 +1,6 @@
 """What texts say about recurrent networks, tried one by one: a page with claim, experiment, picture, number and code.
 
-    python examples/deep_dive.py                      # everything, five seeds: under twenty minutes on two cores
+    python examples/deep_dive.py                      # everything, applications from five seeds: under twenty minutes
     python examples/deep_dive.py --quick              # one seed, less of everything: under two minutes
     python examples/deep_dive.py --only gradients gates --digits FILE.zip --text FILE
 
@@ -9,9 +9,11 @@ downloaded once (16 MB), or taken from --digits; where they cannot be had, the p
 """
 
 import argparse
+import html
 import importlib
 import os
 import platform
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -32,7 +34,7 @@ KINDS = ("LSTM", "no forget gate", "no input gate", "no output gate", "no gate a
 FULL = Namespace(
     gaps={"adding": (50, 100, 200), "order": (50,)}, rates=(1e-2, 3e-3),
     memory=Namespace(updates=2000, hidden=64, batch=32), memory_seeds=2,
-    gates=Namespace(updates=2000, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=8.0,
+    gates=Namespace(updates=2000, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=6.0,
     adders=KINDS, kinds=KINDS,
     language=Namespace(seconds=14.0, parameters=100_000, dropout=0.0, seeds=5, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=12), speech_cells=("gru", "lstm"), speech_seeds=5,
@@ -111,15 +113,18 @@ def main(arguments=None):
                 except KeyboardInterrupt:
                     stopped = True
                     break
+                except (TinygradError, ImportError, OSError) as trouble:
+                    done.append(Claim(name, why=" ".join(str(trouble).split())))
                 tqdm.write(told(done[-1]))
-        left = [Claim(name, why="Stopped before this was tried.") for name in options.only[len(done) :]]
+        left = [Claim(name, why="Stopped before this was done.") for name in options.only[len(done) :]]
         took = f"{(time.perf_counter() - begin) / 60:.1f} minutes"
         about = {
             "machine": f"{os.cpu_count()} cores ({platform.machine()}), {tg.get_num_threads()} threads",
             "took": took,
         }
         about |= {"when": time.strftime("%Y-%m-%d"), "version": tg.__version__, "python": platform.python_version()}
-        command = " ".join(["python examples/deep_dive.py", *(sys.argv[1:] if arguments is None else arguments)])
+        asked = sys.argv[1:] if arguments is None else arguments
+        command = html.escape(shlex.join(["python", "examples/deep_dive.py", *asked]))
         write_whole(options.output, page([*done, *left], command=command, **about).encode())
         print(f"{options.output}: {len(done)} of {len(options.only)} claims, {took}")
     except ImportError as trouble:

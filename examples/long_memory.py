@@ -145,6 +145,8 @@ class Learner:
             tg.optim.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.updates += 1
+            if self.updates == 1:
+                begin = time.perf_counter()  # kernels are compiled at the first
             bar.update(1)
             if self.updates % 100 == 0 or update == updates - 1:
                 with tg.no_grad():

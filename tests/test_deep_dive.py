@@ -111,7 +111,7 @@ def test_what_is_done_is_kept(text, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(deep_dive, "tried", tried)
     code, page = run(text, tmp_path, "--only", "memory", "gru")
-    assert code == 130 and page.count("Stopped before this was tried.") == 1
+    assert code == 130 and page.count("Stopped before this was done.") == 1
     assert "handed on" in page and "1 of 2 claims" in capsys.readouterr().out
 
 
@@ -193,4 +193,56 @@ def test_the_verdict_on_the_gru_follows_the_numbers(monkeypatch, faster, gru_bit
     kept = {"text": {"lstm": np.array([2.0]), "gru": np.array([gru_bits])}}
     claim = gru.claim(Namespace(size=TINY, kept=kept))
     assert claim.verdict == verdict
-    assert ("text, bits per character" in claim.found["worse"]) == (gru_bits > 2.1)
+    assert ("(text, bits per character)" in claim.found["beside"]) == (gru_bits > 2.1)
+
+
+@pytest.mark.parametrize(
+    ("tanh", "simple", "lstm", "gru", "verdict", "says"),
+    [
+        (0, 25, 50, 50, "holds", "on adding no start takes the simple RNN as far as both gated cells"),
+        (
+            0,
+            50,
+            50,
+            50,
+            "partly",
+            "not the one of tanh, reaches the 50 steps that both gated cells reach, the longest tried",
+        ),
+        (25, 25, 25, 50, "not seen", "that of tanh too reaches the 25 steps that both gated cells reach"),
+        (0, 0, 0, 50, "not seen", "it decides nothing"),
+    ],
+)
+def test_the_verdict_on_long_memory_follows_the_numbers(monkeypatch, tanh, simple, lstm, gru, verdict, says):
+    def runs(longest):
+        run = {"error": 0.5, "updates": 10, "seconds": 1.0, "start": "plain"}
+        return {gap: [{**run, "learned": gap <= longest}] for gap in (25, 50) if gap <= longest or gap == 25}
+
+    reach = {"tanh RNN": runs(tanh), "rnn": runs(simple), "lstm": runs(lstm), "gru": runs(gru)}
+    monkeypatch.setattr(long_range, "tried", lambda *_: reach)
+    size = Namespace(**{**vars(TINY), "gaps": {"adding": (25, 50)}})
+    lab = deep_dive.Lab(size, "abc" * 2000, None)
+    claim = long_range.claim(lab)
+    assert claim.verdict == verdict and says in claim.found["lesson"]
+    assert lab.kept["long_range"] == {"adding": reach}
+
+
+def test_trouble_with_one_claim_leaves_the_others(text, tmp_path, monkeypatch):
+    real = deep_dive.tried
+
+    def tried(name, lab):
+        if name == "memory":
+            raise tg.errors.ArgumentError("the gradient is no longer finite", hint="a smaller rate")
+        return real(name, lab)
+
+    monkeypatch.setattr(deep_dive, "tried", tried)
+    code, page = run(text, tmp_path, "--only", "memory", "gru")
+    assert code == 0 and "the gradient is no longer finite" in page and "Two gates for three" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.0, "0"), (0.097, "0.097"), (123.4, "120"), (8300.0, "8300"), (7.2, "7.2"), (-0.5, "-0.5"),
+     (1.94e-20, "1.9 × 10⁻²⁰"), (2e5, "2.0 × 10⁵"), (float("inf"), "inf"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_numbers_for_people(value, words):
+    assert article.number(value) == words

@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
+from tinygrad_rnn import nn
+
 HERE = Path(__file__).parent
+CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 #: The three cells, and others, in colours that colour-blind readers can tell apart (Okabe and Ito 2008).
 COLOURS = {"rnn": "#D55E00", "lstm": "#0072B2", "gru": "#009E73"}
 OTHERS = ("#AA4499", "#8A6D00", "#56B4E9", "#616E7C", "#1F2933")
@@ -86,8 +90,10 @@ def colour_of(name, i=0):
 
 def number(value, digits=2):
     """A number for people: 0.0023, 12, 9 × 10⁻²⁴."""
+    if not np.isfinite(value):
+        return str(value)
     if value == 0.0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.{digits}g}"
+        return f"{float(f'{value:.{digits}g}'):g}"
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 

@@ -5,9 +5,7 @@ import numpy as np
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 
-from .article import COLOURS, Claim, inline, name_of, number, panel, panels, table
-
-CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+from .article import CELLS, COLOURS, Claim, inline, name_of, number, panel, panels, table
 
 
 def carried(layer, x, piece=10):
@@ -57,7 +55,7 @@ def claim(lab):
     picture = graph.to_bytes("svg", engine="builtin").decode()
     delays = np.arange(25)
     kept = {cell: remembered(cell, 32, delays) for cell in lab.bar(CELLS, "what a state remembers")}
-    reach = {cell: int(np.cumprod(r > 0.5).sum()) - 1 for cell, r in kept.items()}
+    reach = {cell: max(int(np.cumprod(r > 0.5).sum()) - 1, 0) for cell, r in kept.items()}
 
     def steps(axis):
         axis.bar(np.arange(1, 61), shares, color=COLOURS["rnn"])

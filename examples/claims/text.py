@@ -20,19 +20,31 @@ def compared(text, options, bar):
     return found
 
 
-def telling(model, text, length=4000):
-    """The unit of the cell state that knows best how far the line has come: (unit, correlation, values, text)."""
-    shown = text.asked[:length]
-    with tg.no_grad(), tg.record("cell", "forget_gate", "input_gate") as r:
-        model(text.vocabulary.encode(shown)[:, None])
-    since, ends = np.zeros(len(shown)), 0
-    for i, symbol in enumerate(shown):
+def column(symbols):
+    """How far the line has come at each symbol."""
+    since, ends = np.zeros(len(symbols)), 0
+    for i, symbol in enumerate(symbols):
         ends = i + 1 if symbol == "\n" else ends
         since[i] = i + 1 - ends
-    cell = r["cell"][:, 0].astype(np.float64)
-    known = [abs(np.corrcoef(unit, since)[0, 1]) if unit.std() > 0 else 0.0 for unit in cell.T]
-    unit = int(np.argmax(known))
-    return unit, known[unit], cell[:, unit], shown, r
+    return since
+
+
+def following(model, text, numbers):
+    """How far each unit of the cell state follows the column, as a correlation; and what was recorded."""
+    model.eval()
+    with tg.no_grad(), tg.record("cell", "forget_gate", "input_gate") as r:
+        model(numbers[:, None])
+    known, cell = column(text.vocabulary.decode(numbers)), r["cell"][:, 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num([np.corrcoef(unit, known)[0, 1] for unit in cell.T]), r
+
+
+def telling(model, text, length=4000):
+    """The unit that follows the column best on validation text, its correlation on test text, and what was recorded."""
+    chosen, _ = following(model, text, text.parts[1][:length])
+    unit = int(np.argmax(np.abs(chosen)))
+    found, r = following(model, text, text.parts[2][:length])
+    return unit, float(found[unit]), r
 
 
 def claim(lab):
@@ -45,11 +57,12 @@ def claim(lab):
     best = min(bits, key=lambda cell: bits[cell].mean())
     model = found[best][1][0][0]
     lstm = found["lstm"][1][0][0]
-    lstm.eval()
-    unit, knows, values, shown, r = telling(lstm, text)
+    unit, knows, r = telling(lstm, text)
+    fresh = char_lm.CharacterModel(len(text.vocabulary), "lstm", hidden=lstm.scores.weight.shape[1])
+    shown, values = text.asked[:700], r["cell"][:700, 0, unit]
     memory = np.sort(r.time_constant("forget_gate"))
     lab.kept["text"] = bits
-    lab.kept["gates of the LSTM on text"] = r["forget_gate"], r["input_gate"]
+    lab.kept["gates of the LSTM on text"] = {"forget": r["forget_gate"], "written": r["input_gate"]}
     rng, first = np.random.default_rng(0), char_lm.start(text.vocabulary)
     written = char_lm.write(model, text.vocabulary, 500, first, temperature=0.7, rng=rng)
 
@@ -111,14 +124,14 @@ def claim(lab):
             "best": name_of(best),
             "sample": f"<pre class='text'>{html.escape(written.strip())}</pre>",
             "unit": unit,
-            "knows": f"{knows:.2f}",
-            "coloured": framed(
-                tg.viz.text(shown[:700], values[:700], title=f"cell state of unit {unit}"), "coloured text", 330
-            ),
+            "knows": f"{knows:+.2f}",
+            "untrained": f"{telling(fresh, text)[1]:+.2f}",
+            "nearest_bits": f"{counts[nearest]:.3f}",
+            "coloured": framed(tg.viz.text(shown, values, title=f"cell state of unit {unit}"), "coloured text", 330),
             "median_memory": f"{np.median(memory):.1f}",
             "longest_memory": f"{memory[-1]:.0f}",
         },
         numbers={name_of(cell): f"{part.mean():.3f} bits per character{spread(part)}" for cell, part in bits.items()}
         | {name: f"{value:.3f}" for name, value in baselines.items()},
-        code=(language.counted, char_lm.CharacterModel, char_lm.update, language.learn, telling),
+        code=(language.counted, char_lm.CharacterModel, char_lm.update, language.learn, following, telling),
     )
