@@ -98,13 +98,11 @@ def claim(lab):
     share = float(flow.through("cell")[0][-1 - back] / max(flow.norms("cell")[-1 - back], 1e-30))
     memory = np.sort(r.time_constant("forget_gate"))
 
-    row = 0
-
     def over_time(axis):
         at = np.arange(1, steps + 1)
-        axis.plot(at, r["cell"][:, row, unit], color=colour_of("lstm"), label="cell state")
-        axis.plot(at, gate[:, row, unit], color=colour_of("rnn"), linewidth=0.9, label="input gate")
-        for mark in np.flatnonzero(marks[:, row]):
+        axis.plot(at, r["cell"][:, 0, unit], color=colour_of("lstm"), label="cell state")
+        axis.plot(at, gate[:, 0, unit], color=colour_of("rnn"), linewidth=0.9, label="input gate")
+        for mark in np.flatnonzero(marks[:, 0]):
             axis.axvline(mark + 1, color="#616E7C", linestyle=":")
         axis.legend()
 

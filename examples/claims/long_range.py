@@ -39,7 +39,6 @@ def claim(lab):
     with lab.counter("long memory") as bar:
         for task, gaps in size.gaps.items():
             found[task] = tried(task, gaps, size.memory_seeds, size.rates, size.memory, bar)
-
     lab.kept["long_range"] = found
 
     def success(task):
@@ -91,9 +90,9 @@ def claim(lab):
             return f"on {task} not both gated cells learned even the shortest, so it decides nothing"
         if task in behind["rnn"]:
             return f"on {task} no start takes the simple RNN as far as both gated cells"
-        who = "that of a choice of starts, not the one of tanh," if task in behind["tanh RNN"] else "that of tanh too"
         limit = ", the longest tried" if gated[task] == size.gaps[task][-1] else ""
-        return f"on {task} the simple RNN, {who} reaches the {gated[task]} steps that both gated cells reach{limit}"
+        who = "but not as the tanh RNN" if task in behind["tanh RNN"] else "the tanh RNN too"
+        return f"on {task} the simple RNN reaches the {gated[task]} steps that both gated cells reach{limit}, {who}"
 
     reached = {
         name: " and ".join(f"{gap or 'none'} ({task})" for task, gap in gaps.items()) for name, gaps in reach.items()
