@@ -8,7 +8,9 @@ import sys
 from argparse import Namespace
 from html.parser import HTMLParser
 
+import char_lm
 import deep_dive
+import language
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from tinygrad_rnn import nn
 pytest.importorskip("matplotlib", reason="the deep dive's pictures need matplotlib, from the extra `plot`")
 
 from claims import article, gates, gradients, gru, long_range, memory
+from claims import text as text_claim
 
 TINY = Namespace(
     gaps={"adding": (21, 25)},
@@ -246,3 +249,40 @@ def test_trouble_with_one_claim_leaves_the_others(text, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_numbers_for_people(value, words):
     assert article.number(value) == words
+
+
+def test_a_run_that_diverged_is_not_the_best(monkeypatch):
+    ends = iter([(float("nan"), 10), (0.3, 20), (0.2, 20)])
+    asked = []
+
+    class Learner:
+        limit, model = 0.01, None
+
+        def __init__(self, *_):
+            pass
+
+        def run(self, updates, bar):
+            asked.append(updates)
+            error, self.updates = next(ends)
+            return error
+
+    monkeypatch.setattr(gates.long_memory, "Learner", Learner)
+    assert gates.learned("LSTM", 21, 0, (1e-2, 3e-3), Namespace(updates=40), None)[:2] == (0.3, 20)
+    assert asked == [20, 20]
+    ends = iter([(0.005, 10), (0.2, 10)])
+    assert gates.learned("LSTM", 21, 0, (1e-2, 3e-3), Namespace(updates=40), None)[0] == 0.005
+    assert asked[2:] == [20, 10]  # who takes longer is not the best
+
+
+def test_the_unit_that_follows_the_line():
+    assert text_claim.column("ab\ncd\n").tolist() == [1, 2, 0, 1, 2, 0]
+    text = language.Text("abcdefgh\nij\n" * 300, 2, 16)
+    model = char_lm.CharacterModel(len(text.vocabulary), "lstm", hidden=6)
+    known, r = text_claim.following(model, text, text.parts[1][:100])
+    exact = [
+        np.corrcoef(unit, text_claim.column(text.vocabulary.decode(text.parts[1][:100])))[0, 1]
+        for unit in r["cell"][:, 0].T
+    ]
+    np.testing.assert_allclose(known, exact, rtol=1e-5)
+    unit, found, r = text_claim.telling(model, text, 100)
+    assert unit == np.argmax(np.abs(known)) and r["cell"].shape == (100, 1, 6) and -1.0 <= found <= 1.0

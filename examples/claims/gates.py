@@ -61,7 +61,7 @@ def learned(kind, steps, seed, rates, options, bar):
         runs.append((learner.run(most, bar), learner.updates, learner.model))
         if runs[-1][0] < learner.limit:
             most = learner.updates  # who takes longer is not the best
-    return min(runs, key=lambda run: (not run[0] < learner.limit, run[1], np.nan_to_num(run[0], nan=np.inf)))
+    return min(runs, key=lambda run: (run[1] if run[0] < learner.limit else np.inf, np.nan_to_num(run[0], nan=np.inf)))
 
 
 def inside(model, steps):
