@@ -33,11 +33,11 @@ KINDS = ("LSTM", "no forget gate", "no input gate", "no output gate", "no gate a
 #: How much of everything.
 FULL = Namespace(
     gaps={"adding": (50, 100, 200), "order": (50,)}, rates=(1e-2, 3e-3),
-    memory=Namespace(updates=2000, hidden=64, batch=32), memory_seeds=2,
-    gates=Namespace(updates=2000, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=6.0,
+    memory=Namespace(updates=1400, hidden=64, batch=32), memory_seeds=2,
+    gates=Namespace(updates=1600, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=5.0,
     adders=KINDS, kinds=KINDS,
-    language=Namespace(seconds=14.0, parameters=100_000, dropout=0.0, seeds=5, batch=32, steps=64),
-    speech=Namespace(hidden=64, epochs=12), speech_cells=("gru", "lstm"), speech_seeds=5,
+    language=Namespace(seconds=12.0, parameters=100_000, dropout=0.0, seeds=5, batch=32, steps=64),
+    speech=Namespace(hidden=64, epochs=10), speech_cells=("gru", "lstm"), speech_seeds=5,
     series=Namespace(hidden=32, updates=400), series_cells=("gru", "lstm"), series_seeds=5,
     rounds=40,
 )  # fmt: skip
