@@ -164,6 +164,19 @@ def test_singular_values_and_exponents_of_a_linear_map():
         flow.singular_values(2, 5)
 
 
+def test_every_row_has_exponents_of_its_own():
+    """Where one unit is off in one row, and the other in the other, each row keeps one direction."""
+    cell = nn.RNNCell(2, 2, nonlinearity="relu", dtype="float64")
+    with tg.no_grad():
+        for p in (cell.weight_hh, cell.weight_ih):
+            p.copy_(np.eye(2))
+        for p in (cell.bias_ih, cell.bias_hh):
+            p.copy_(np.zeros(2))
+    x = np.broadcast_to([[-1.0, 1.0], [1.0, -1.0]], (10, 2, 2))
+    exponents = tg.viz.flow(nn.Recurrent(cell), tg.tensor(x.copy())).exponents
+    assert exponents[0] == pytest.approx(0.0, abs=1e-12) and exponents[1] == -np.inf
+
+
 def test_what_is_refused():
     x = tg.randn(T, B, I)
     for layer in (nn.Linear(I, H), nn.LSTM(I, H, bidirectional=True), nn.Recurrent(nn.GRUCell(I, H), reverse=True)):
