@@ -50,11 +50,16 @@ def agree(got, expected, e=1e-12):
 
 
 def derivatives(outputs, inputs, order=2):
-    """The outputs' values, and the gradients with respect to the inputs of a sum of sines of them, to some order."""
+    """The outputs' values, and the gradients with respect to the inputs of a sum of sines of them, to some order.
+
+    The sines are of numbers up to about 1: those of large ones would make much of the last digit.
+    """
     values = list(outputs)
     found = [y.numpy() for y in values]
     for _ in range(order):
-        parts = [tg.sin(y * (1.0 + 0.3 * i)).sum() for i, y in enumerate(values) if y.requires_grad]
+        scales = [2.0 ** -max(np.ceil(np.log2(np.abs(y.numpy()).max(initial=1.0))), 0.0) for y in values]
+        factors = [scale * (1.0 + 0.3 * i) for i, scale in enumerate(scales)]
+        parts = [tg.sin(y * factor).sum() for y, factor in zip(values, factors) if y.requires_grad]
         if not parts:
             break
         total = sum((part.astype("float64") for part in parts), zeros())
