@@ -29,13 +29,12 @@ from tinygrad_rnn.files import write_whole
 
 CLAIMS = ("memory", "gradients", "long_range", "gates", "text", "speech", "series", "gru")
 
-KINDS = ("LSTM", "no forget gate", "no input gate", "no output gate", "no gate at all")
 #: How much of everything.
 FULL = Namespace(
     gaps={"adding": (50, 100, 200), "order": (50,)}, rates=(1e-2, 3e-3),
     memory=Namespace(updates=1400, hidden=64, batch=32), memory_seeds=2,
     gates=Namespace(updates=1600, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=5.0,
-    adders=KINDS, kinds=KINDS,
+    kinds=5, adders=5,
     language=Namespace(seconds=12.0, parameters=100_000, dropout=0.0, seeds=5, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=10), speech_cells=("gru", "lstm"), speech_seeds=5,
     series=Namespace(hidden=32, updates=400), series_cells=("gru", "lstm"), series_seeds=5,
@@ -45,7 +44,7 @@ QUICK = Namespace(
     gaps={"adding": (25, 50)}, rates=(1e-2,),
     memory=Namespace(updates=500, hidden=64, batch=32), memory_seeds=1,
     gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_seconds=1.0,
-    adders=KINDS[:1], kinds=KINDS[:2],
+    kinds=2, adders=1,  # of the cells with a gate less: how many, and how many of these learn to add
     language=Namespace(seconds=2.0, parameters=100_000, dropout=0.0, seeds=1, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=3), speech_cells=("gru", "lstm"), speech_seeds=1,
     series=Namespace(hidden=32, updates=100), series_cells=("gru", "lstm"), series_seeds=1,

@@ -158,19 +158,28 @@ class Learner:
         return error
 
 
+def searched(learners, updates, bar):
+    """Each runs for so many updates, or as many as the best so far needed: (which is the best, the errors of all)."""
+    errors = []
+    for learner in learners:
+        errors.append(learner.run(updates, bar))
+        if errors[-1] < learner.limit:
+            updates = learner.updates  # who takes longer is not the best
+
+    def rank(i):
+        learned = errors[i] < learners[i].limit
+        return (learners[i].updates if learned else np.inf, np.nan_to_num(errors[i], nan=np.inf))
+
+    return min(range(len(learners)), key=rank), errors
+
+
 def trial(task, cell, steps, seed, options, bar, starts=STARTS, rates=RATES):
     """What came of the best rate and start: error, updates, seconds of its own and of all."""
     begin = time.perf_counter()
     ways = [(rate, start) for start in starts for rate in rates]
     learners = [Learner(task, cell, steps, *way, seed, options) for way in ways]
-    errors, most = [], options.updates // len(ways)
-    for learner in learners:
-        errors.append(learner.run(most, bar))
-        if errors[-1] < learner.limit:
-            most = learner.updates  # who takes longer is not the best
-    best = min(range(len(ways)), key=lambda i: (not errors[i] < learners[i].limit, learners[i].updates, errors[i]))
+    best, errors = searched(learners, options.updates // len(ways), bar)
     if not errors[best] < learners[best].limit:  # none has learned it yet
-        best = int(np.argmin(np.nan_to_num(errors, nan=np.inf)))
         errors[best] = learners[best].run(options.updates, bar)
     found, (rate, start) = learners[best], ways[best]
     tuned, learned = time.perf_counter() - begin, errors[best] < found.limit

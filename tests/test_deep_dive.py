@@ -31,8 +31,8 @@ TINY = Namespace(
     gate_steps=21,
     gate_seeds=1,
     gate_seconds=0.05,
-    adders=("LSTM",),
-    kinds=("LSTM", "no forget gate"),
+    kinds=2,
+    adders=1,
     language=Namespace(seconds=0.05, parameters=3000, dropout=0.0, seeds=2, batch=4, steps=16),
     speech=Namespace(hidden=4, epochs=1),
     speech_cells=("gru",),
@@ -168,7 +168,9 @@ def test_coupled_gates_are_told():
 
 
 def test_the_longest_gap_is_one_that_half_of_the_runs_learn():
-    runs = lambda *learned: [{"learned": one} for one in learned]  # noqa: E731
+    def runs(*learned):
+        return [{"learned": one} for one in learned]
+
     assert long_range.longest({50: runs(True, True), 100: runs(True, False), 200: runs(False, False, True)}) == 100
     assert long_range.longest({50: runs(False)}) == 0
 
