@@ -39,13 +39,14 @@ BITS = 1.0 / math.log(2.0)
 class CharacterModel(nn.Module):
     """Symbol -> vector -> recurrent layers -> a score for each symbol that may come next.
 
-    The state is all that the model remembers of the text so far. The same weights are used at every step.
+    The state is all that the model remembers of the text so far. The same weights are used at every step. The cell is
+    a name, or what makes a layer of a cell of yours.
     """
 
     def __init__(self, symbols, cell="lstm", embedding=64, hidden=128, layers=1, dropout=0.0, rng=None):
         self.embedding = nn.Embedding(symbols, embedding, rng=rng)
         between = dropout if layers > 1 else 0.0
-        self.recurrent = CELLS[cell](embedding, hidden, layers, dropout=between, rng=rng)
+        self.recurrent = CELLS.get(cell, cell)(embedding, hidden, layers, dropout=between, rng=rng)
         self.dropout = nn.Dropout(dropout, rng=rng)
         self.scores = nn.Linear(hidden, symbols, rng=rng)
 

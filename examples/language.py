@@ -22,7 +22,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.data import Streams, Vocabulary, bundled_text, read_text
 from tinygrad_rnn.errors import TinygradError
 
-RATES, GATES = (1e-3, 3e-3, 1e-2), {"rnn": 1, "gru": 3, "lstm": 4}
+RATES = (1e-3, 3e-3, 1e-2)
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}"
 
 Moment = namedtuple("Moment", "seconds updates validation test")  # where a run was: bits per character
@@ -69,11 +69,11 @@ def baselines(text):
     return more / len(text.asked), {n: test for n, (_, test) in tried.items()}, order
 
 
-def width(cell, symbols, parameters, embedding=64):
-    """The size of the state with which a model has nearest to so many parameters."""
-    hidden = np.arange(1, 10_000)
-    recurrent = GATES[cell] * hidden * (embedding + hidden + 2)
-    return int(hidden[np.argmin(np.abs(recurrent + symbols * (embedding + hidden + 1) - parameters))])
+def width(cell, symbols, parameters):
+    """The size of the state with which a model has nearest to so many parameters: three sizes tell their polynomial."""
+    few, hidden = (1, 2, 3), np.arange(1, 10_000)
+    counts = [sum(p.size for p in CharacterModel(symbols, cell, hidden=size).parameters()) for size in few]
+    return int(hidden[np.argmin(np.abs(np.polyval(np.polyfit(few, counts, 2), hidden) - parameters))])
 
 
 def measured(model, streams):
@@ -90,9 +90,9 @@ def measured(model, streams):
 
 def learn(text, cell, rate, seconds, options, seed, bar, times=10):
     """A model after so many seconds of updates, the moment that validation chooses, and all moments measured."""
+    hidden = width(cell, len(text.vocabulary), options.parameters)
     tg.manual_seed(seed)
-    size = len(text.vocabulary)
-    model = CharacterModel(size, cell, hidden=width(cell, size, options.parameters), dropout=options.dropout)
+    model = CharacterModel(len(text.vocabulary), cell, hidden=hidden, dropout=options.dropout)
     optimizer, spent, updates, state, moments = tg.optim.Adam(model.parameters(), lr=rate), 0.0, 0, None, []
     while spent < seconds:
         begin = time.perf_counter()

@@ -95,11 +95,11 @@ TASKS = {
 
 
 class Rememberer(nn.Module):
-    """A layer over time, and an answer from each of its last outputs."""
+    """A layer over time, of a cell's name or what makes one, and an answer from each of its last outputs."""
 
     def __init__(self, cell, inputs, hidden, outputs, start, steps):
         identity = {"nonlinearity": "relu"} if (cell, start) == ("rnn", "long") else {}
-        made = CELLS[cell](inputs, hidden, **identity)
+        made = CELLS.get(cell, cell)(inputs, hidden, **identity)
         self.recurrent = nn.Recurrent(made) if isinstance(made, nn.Cell) else made
         self.answer = nn.Linear(hidden, outputs or 1)
         if identity:
