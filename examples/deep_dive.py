@@ -45,7 +45,7 @@ QUICK = Namespace(
     memory=Namespace(updates=500, hidden=64, batch=32), memory_seeds=1,
     gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_seconds=1.0,
     kinds=2, adders=1,  # of the cells with a gate less: how many, and how many of these learn to add
-    language=Namespace(seconds=2.0, parameters=100_000, dropout=0.0, seeds=1, batch=32, steps=64),
+    language=Namespace(seconds=1.5, parameters=100_000, dropout=0.0, seeds=1, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=3), speech_cells=("gru", "lstm"), speech_seeds=1,
     series=Namespace(hidden=32, updates=100), series_cells=("gru", "lstm"), series_seeds=1,
     rounds=10,

@@ -50,7 +50,7 @@ def telling(model, text, length=4000):
 def claim(lab):
     text, size = lab.text, lab.size.language
     squeezed, counts, order = language.baselines(text)
-    seconds = size.seconds * (size.seeds + len(language.RATES) / 20) * 3
+    seconds = size.seconds * (size.seeds + language.TRIAL * len(language.RATES)) * 3
     with lab.clock("text", seconds) as bar:
         found = compared(text, size, bar)
     bits = {cell: np.array([chosen.test for _, chosen, _ in runs]) for cell, (_, runs) in found.items()}
