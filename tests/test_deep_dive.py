@@ -31,6 +31,7 @@ TINY = Namespace(
     gate_steps=21,
     gate_seeds=1,
     gate_seconds=0.05,
+    gate_texts=2,
     kinds=2,
     adders=1,
     language=Namespace(seconds=0.05, parameters=3000, dropout=0.0, seeds=2, batch=4, steps=16),
