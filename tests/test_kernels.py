@@ -15,6 +15,7 @@ import scipy.special
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
+from tinygrad_rnn.kernels import jit
 
 compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: the twins are NumPy's")
 
@@ -362,3 +363,15 @@ def test_importing_is_light(tmp_path):
     assert out.strip() == "[]"
     assert err == ""
     assert not (tmp_path / "c").exists()
+
+
+@compiled
+def test_a_function_of_numbers_is_one_for_all_who_call_it_and_another_where_it_calls_another():
+    ninth, tenth = ("@scalar\ndef part(x):\n    return x / " + n for n in ("9.0", "10.0"))
+    twice = "@scalar\ndef twice(x):\n    return part(x) * 2.0"
+    found = []
+    for part in (ninth, tenth, ninth):
+        exec("\n".join(jit.shared((part, twice))), names := {})
+        found.append(names["twice"])
+    assert found[0] is found[2] is not found[1]
+    assert [function(1.0) for function in found] == [2 / 9, 0.2, 2 / 9]

@@ -101,7 +101,7 @@ class Compiled:
         functions = self._functions.get(plan.name)
         if functions is None:
             numbers = HEAD + PLACE * len(plan.places)
-            functions = jit.rows(plan.name, plan.text, plan.functions, plan.dtype, numbers)
+            functions = jit.rows(plan.name, plan.sources, plan.text, plan.functions, plan.dtype, numbers)
             self._functions[plan.name] = functions
         layout.seal(plan, functions, strides, grams)
         return layout

@@ -57,6 +57,7 @@ class Plan:
         scratch: for each piece of scratch memory, its width, and whether it lasts for a chunk of steps.
         numbers: sizes that the row functions read from the table.
         text: their source.
+        sources: of the functions of numbers that they call.
     """
 
     def __init__(
@@ -97,7 +98,6 @@ class Plan:
         order = Order(targets, self.given, self.carried, leading)
         when, depends, products = order.when, order.depends, order.products
         stores: dict[When, list[Store]] = {}
-        written: set[int] = set()
 
         def due(value: Value) -> When:
             return max(when[value.number], (1, 0)) if value.number in depends else when[value.number]
@@ -111,7 +111,6 @@ class Plan:
 
         def put(value: Value, key: Key, at: When, add: bool = False, offset: int = 0) -> None:
             place = self.place(key, offset)
-            written.add(place)
             stores.setdefault(at, []).append(Store(value, At(place), add))
             if not add:
                 self._located.setdefault(value.number, []).append(((at[0], at[1] + 0.5), At(place)))
@@ -150,11 +149,10 @@ class Plan:
                 key = direct.get(p.number) or self._scratch(p.width, level != 1 or p.number in late)
                 target = self.place(key)
                 self._located.setdefault(p.number, []).append(((level, start[1] + 1), At(target)))
-            written.add(target)
             starts.setdefault(start, []).append(
                 Product(level, self._moved(source), target, p.setting, operand.width, p.width, p in onto, p)
             )
-        self._emit(stores, starts, written)
+        self._emit(stores, starts)
 
     def _onto(self, wanted: list[Wanted]) -> dict[Value, tuple[Value, Key]]:
         """Products that are added onto the rest of a sum where the next carry lies: {product: (rest, key)}.
@@ -226,7 +224,7 @@ class Plan:
 
     # --- Text ---
 
-    def _emit(self, stores: dict[When, list[Store]], starts: dict[When, list[Product]], written: set[int]) -> None:
+    def _emit(self, stores: dict[When, list[Store]], starts: dict[When, list[Product]]) -> None:
         texts: list[str] = []
         sources: dict[str, None] = {}
         numbers: list[int] = []
@@ -239,7 +237,6 @@ class Plan:
                             loads[number] = at
                             break
                 name = f"rows_{len(texts)}"
-                scopes = {place: i + 1 for i, place in enumerate(sorted(written))}
                 used = {store.at.place for store in stores[when]}
                 scopes = {place: i + 1 for i, place in enumerate(sorted(used))}
                 rows = Rows(name, stores[when], loads, self.dtype, numbers, scopes, self._laid)
@@ -248,5 +245,6 @@ class Plan:
                 self.phases.append(RowPhase(when[0], name, stores[when], frozenset(loads)))
             self.phases += starts.get(when, [])
         self.numbers = numbers
-        self.text = "\n\n".join([*sources, *[f"@rows\n{text}" for text in texts]])
+        self.sources = tuple(sources)
+        self.text = "\n\n".join([f"@rows\n{text}" for text in texts])
         self.functions = [phase.name for phase in self.phases if isinstance(phase, RowPhase)]

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import os
 import platform
+import re
 import sys
 import tempfile
 import threading
@@ -47,8 +48,8 @@ _HEADER, _BY_ADDRESS = (
     _HEADER.replace(
         "{more}",
         "from tinygrad_rnn.kernels.pointers import (\n"
-        "    add_shared, array_at, call, load, number, read_shared, replace_shared, store, summed, write,\n"
-        "    write_shared)\n"
+        "    add_shared, array_at, begin, call, load, number, read_shared, replace_shared, store, summed,\n"
+        "    write, write_shared)\n"
         "from tinygrad_rnn.kernels.tile import PANEL, WIDEST, move, multiply_tile, turn_tile",
     ),
 )
@@ -188,20 +189,41 @@ def library(
     return door
 
 
-def rows(name: str, text: str, functions: Iterable[str], dtype: str, numbers: int) -> dict[str, int]:
+def rows(
+    name: str, sources: Iterable[str], text: str, functions: Iterable[str], dtype: str, numbers: int
+) -> dict[str, int]:
     """Compile functions on rows, and return the address of each.
 
     Args:
         name: of the file that keeps them.
-        text: their source: functions (table, step, within, first, last, part) marked `@rows`, and what they call.
+        sources: of the functions of numbers that they call, each before those that call it.
+        text: their source: functions (table, step, within, first, last, part) marked `@rows`.
         functions: their names.
         dtype: of the numbers in rows, "float32" or "float64".
         numbers: where in the table the sizes stand.
     """
     head = [f"ZERO = np.{dtype}(0.0)", f"NUMBERS = {numbers}"]
     head.append("rows = numba.cfunc('void(intp,intp,intp,intp,intp,intp)', cache={cache}, **OPTIONS)")
-    module = load(name, _BY_ADDRESS + "\n".join([*head, "", text]))
+    module = load(name, _BY_ADDRESS + "\n".join([*shared(sources), *head, "", text]))
     return {function: getattr(module, function).address for function in functions}
+
+
+def shared(sources: Iterable[str]) -> list[str]:
+    """Imports of functions of numbers, each from a module of its own: a process compiles it once for all who call it.
+
+    The module's name has the hash of its text in it, so that the hash of who imports it covers it too.
+    """
+    imports: dict[str, str] = {}
+    for source in sources:
+        name = source.partition("def ")[2].partition("(")[0]
+        called = [line for other, line in imports.items() if re.search(rf"\b{other}\b", source)]
+        text = _HEADER + "\n".join([*called, "", source])
+        module = _named(name, text)
+        with lock:
+            if module not in sys.modules:
+                _executed(module, text)
+        imports[name] = f"from {module} import {name}"
+    return list(imports.values())
 
 
 def _prepared(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -215,14 +237,15 @@ def load(name: str, text: str) -> Any:
 
     Trouble with the cache costs one warning at most.
     """
-    digest = hashlib.sha256(repr((text, _fingerprint())).encode()).hexdigest()[:20]
-    module_name = f"tinygrad_rnn_kernels.{name}_{digest}"
+    module_name = _named(name, text)
+    file_name = f"{module_name.rpartition('.')[2]}.py"
     text = f'"""Compiled by tinygrad_rnn; named by the hash of its content, so never edited."""\n\n{text}'
     with lock:
         if module_name in sys.modules:
             return sys.modules[module_name]
-        path = _written(f"{name}_{digest}.py", text.replace("{cache}", "True"))
+        path = _written(file_name, text.replace("{cache}", "True"))
         if path is None:
+            _announce(None)
             return _executed(module_name, text.replace("{cache}", "False"))
         cached = list(path.parent.glob(f"__pycache__/{path.stem}*"))
         if not cached:
@@ -236,6 +259,11 @@ def load(name: str, text: str) -> Any:
                 with contextlib.suppress(OSError):
                     stale.unlink()
         return _imported(module_name, path)
+
+
+def _named(name: str, text: str) -> str:
+    """The name of the module `text`, with the hash of all that it is made from."""
+    return f"tinygrad_rnn_kernels.{name}_{hashlib.sha256(repr((text, _fingerprint())).encode()).hexdigest()[:20]}"
 
 
 @functools.cache
@@ -296,7 +324,6 @@ def _imported(module_name: str, path: Path) -> Any:
 
 def _executed(module_name: str, text: str) -> Any:
     """The module without any file: compiled for this process only."""
-    _announce(None)
     module = types.ModuleType(module_name)
     sys.modules[module_name] = module
     exec(compile(text, f"<{module_name}>", "exec"), module.__dict__)

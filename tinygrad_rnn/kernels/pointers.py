@@ -108,6 +108,25 @@ def number(typingctx: Any, table: Any, index: Any) -> Any:
 
 
 @intrinsic
+def begin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, part: Any) -> Any:
+    """Where a place begins: its address, and a stride for each of these; between the last two is that of rows.
+
+    One call, not ten operators: Numba takes half a millisecond for the type of each.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        table, index, *factors = args
+        entries = _pointer(builder, table, _WORD, index)
+        total = builder.load(entries)
+        for i, factor in zip((1, 2, 4), factors):
+            stride = builder.load(builder.gep(entries, [_WORD(i)]))
+            total = builder.add(total, builder.mul(factor, stride))
+        return total
+
+    return types.intp(types.intp, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
 def write(typingctx: Any, table: Any, index: Any, value: Any) -> Any:
     """Set entry `index` of a table of integers at this address."""
 
