@@ -46,8 +46,8 @@ QUICK = Namespace(
     gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_seconds=1.0, gate_texts=1,
     kinds=2, adders=1,  # of the cells with a gate less: how many, and how many of these learn to add
     language=Namespace(seconds=1.5, parameters=100_000, dropout=0.0, seeds=1, batch=32, steps=64),
-    speech=Namespace(hidden=64, epochs=3), speech_cells=("gru", "lstm"), speech_seeds=1,
-    series=Namespace(hidden=32, updates=100), series_cells=("gru", "lstm"), series_seeds=1,
+    speech=Namespace(hidden=64, epochs=3), speech_cells=("gru",), speech_seeds=1,
+    series=Namespace(hidden=32, updates=100), series_cells=("gru",), series_seeds=1,
     rounds=10,
 )  # fmt: skip
 

@@ -48,7 +48,7 @@ _HEADER, _BY_ADDRESS = (
     _HEADER.replace(
         "{more}",
         "from tinygrad_rnn.kernels.pointers import (\n"
-        "    add_shared, array_at, begin, call, load, number, read_shared, replace_shared, store, summed,\n"
+        "    add_shared, array_at, call, load, number, origin, read_shared, replace_shared, store, summed,\n"
         "    write, write_shared)\n"
         "from tinygrad_rnn.kernels.tile import PANEL, WIDEST, move, multiply_tile, turn_tile",
     ),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     turn_tile: Any = None
 
     def number(table: int, index: int) -> int: ...
+    def origin(table: int, index: int, step: int, within: int, part: int) -> int: ...
     def write(table: int, index: int, value: int) -> None: ...
 
 
@@ -48,13 +49,7 @@ WIDE = 128
 
 def address(table: int, place: int, step: int, within: int, row: int, part: int) -> int:
     at = HEAD + PLACE * place
-    return (
-        number(table, at)
-        + step * number(table, at + 1)
-        + within * number(table, at + 2)
-        + row * number(table, at + 3)
-        + part * number(table, at + 4)
-    )
+    return origin(table, at, step, within, part) + row * number(table, at + 3)
 
 
 def tiles(

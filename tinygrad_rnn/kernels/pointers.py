@@ -108,7 +108,7 @@ def number(typingctx: Any, table: Any, index: Any) -> Any:
 
 
 @intrinsic
-def begin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, part: Any) -> Any:
+def origin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, part: Any) -> Any:
     """Where a place begins: its address, and a stride for each of these; between the last two is that of rows.
 
     One call, not ten operators: Numba takes half a millisecond for the type of each.

@@ -230,7 +230,7 @@ class Rows:
 
     def _base(self, place: int) -> str:
         at = HEAD + PLACE * place
-        self.head[f"q_{place}"] = f"begin(table, {at}, step, within, part)"
+        self.head[f"q_{place}"] = f"origin(table, {at}, step, within, part)"
         self.head[f"s_{place}"] = f"number(table, {at + 3})"
         return f"p_{place}"
 
