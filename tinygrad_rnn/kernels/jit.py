@@ -326,7 +326,11 @@ def _executed(module_name: str, text: str) -> Any:
     """The module without any file: compiled for this process only."""
     module = types.ModuleType(module_name)
     sys.modules[module_name] = module
-    exec(compile(text, f"<{module_name}>", "exec"), module.__dict__)
+    try:
+        exec(compile(text, f"<{module_name}>", "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[module_name]  # or the next call would find half of it
+        raise
     return module
 
 
