@@ -44,7 +44,7 @@ def features(rate, wave):
 
 
 def read(path):
-    """Every recording of an archive, each feature on one scale, and who said which digit at which take."""
+    """The features of every recording of an archive, and which digit was said by whom at which take."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".wav"))
         contents = [archive.read(name) for name in names]
@@ -53,9 +53,13 @@ def read(path):
         raise FileError(f"{path}: these are other recordings", expected=f"SHA-256 {DIGEST}", got=digest)
     said = [Path(name).stem.split("_") for name in names]
     sounds = [features(*wavfile.read(io.BytesIO(content))) for content in tqdm(contents, "features", disable=None)]
-    mean, std = (of(np.concatenate(sounds), 0) for of in (np.mean, np.std))
-    sounds = [((sound - mean) / std).astype(np.float32) for sound in sounds]
     return sounds, *(np.array(part) for part in zip(*[(int(digit), who, int(take)) for digit, who, take in said]))
+
+
+def scaled(sounds, train):
+    """Each feature on one scale: that of the recordings to learn from, as nothing else may be known."""
+    mean, std = (of(np.concatenate([sounds[i] for i in train]), 0) for of in (np.mean, np.std))
+    return [((sound - mean) / std).astype(np.float32) for sound in sounds]
 
 
 class Listener(nn.Module):
@@ -91,7 +95,7 @@ def batch(sounds):
 def learn(sounds, digits, train, test, options, seed):
     """Train on some recordings; the share of others that is recognised."""
     tg.manual_seed(seed)
-    rng, model = np.random.default_rng(seed), Listener(options.cell, options.hidden)
+    sounds, rng, model = scaled(sounds, train), np.random.default_rng(seed), Listener(options.cell, options.hidden)
     optimizer = tg.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     with tqdm(range(options.epochs), f"seed {seed}", unit="epoch", disable=None, leave=False) as bar:
         for epoch in bar:

@@ -37,13 +37,22 @@ def test_it_learns_tones_of_different_lengths():
     sounds = [
         EXAMPLE["features"](RATE, tone(250 * (d + 1), 0.15 + 0.01 * (i % 12), i)) for i, d in enumerate(digits)
     ]  # fmt: skip
-    every = np.concatenate(sounds)
-    sounds = [((sound - every.mean(0)) / every.std(0)).astype(np.float32) for sound in sounds]
     held = np.arange(len(digits)) % 12 < 3
     options = Namespace(cell="gru", hidden=16, epochs=30)
     found = EXAMPLE["learn"](sounds, digits, np.flatnonzero(~held), np.flatnonzero(held), options, 0)
     assert found > 0.9
     assert EXAMPLE["linear"](sounds, digits, np.flatnonzero(~held), np.flatnonzero(held)) > 0.5
+
+
+def test_the_scale_of_features_is_that_of_the_recordings_to_learn_from():
+    rng = np.random.default_rng(0)
+    sounds = [rng.normal(3.0, 7.0, (n, 26)) for n in (20, 30, 40)]
+    scaled = EXAMPLE["scaled"](sounds, np.array([0, 2]))
+    known = np.concatenate([scaled[0], scaled[2]])
+    np.testing.assert_allclose(known.mean(0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(known.std(0), 1.0, atol=1e-6)
+    other = EXAMPLE["scaled"]([sounds[0], 9.0 * sounds[1], sounds[2]], np.array([0, 2]))
+    np.testing.assert_array_equal(other[0], scaled[0])  # what is only tested changes nothing
 
 
 def test_a_batch_stands_side_by_side():

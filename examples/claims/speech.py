@@ -37,7 +37,7 @@ def claim(lab):
     scored = {cell: f"{means[cell]:.1%}{spread(scores, '.1%')}" for cell, scores in found.items()}
     best = max(means, key=means.get)
     margin = 2.0 * np.sqrt(line * (1.0 - line) / len(chosen[1]))  # two standard errors of the baseline
-    seven = sounds[int(np.flatnonzero(digits == 7)[0])]
+    seven = spoken_digits.scaled(sounds, chosen[0])[int(np.flatnonzero(digits == 7)[0])]
 
     def spectrum(axis):
         axis.imshow(seven[:, :13].T, origin="lower", aspect="auto", cmap="YlGnBu", interpolation="nearest")
