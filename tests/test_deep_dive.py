@@ -13,14 +13,14 @@ import deep_dive
 import language
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 
 pytest.importorskip("matplotlib", reason="the deep dive's pictures need matplotlib, from the extra `plot`")
 
-from claims import article, gates, gradients, gru, long_range, memory
-from claims import text as text_claim
+from claims import article, gates, gradients, gru, long_range, memory, units
 
 TINY = Namespace(
     gaps={"adding": (21, 25)},
@@ -148,9 +148,9 @@ def test_a_gated_cell_with_all_gates_is_an_lstm():
 
 def test_a_gate_that_is_left_out_is_open():
     x = tg.randn(12, 2, 3)
-    for kind, made in gates.KINDS.items():
+    for kind in gates.KINDS:
         with tg.record("input_gate", "forget_gate", "output_gate", "cell") as r:
-            made(3, 5)(x)
+            gates.layer_of(kind)(3, 5)(x)
         left = {f"{name}_gate" for name in ("input", "forget", "output") if f"no {name}" not in kind}
         assert {where.name for where in r.values} == {"cell"} | (left if kind != "no gate at all" else set())
 
@@ -276,15 +276,39 @@ def test_a_run_that_diverged_is_not_the_best(monkeypatch):
     assert asked[2:] == [20, 10]  # who takes longer is not the best
 
 
-def test_the_unit_that_follows_the_line():
-    assert text_claim.column("ab\ncd\n").tolist() == [1, 2, 0, 1, 2, 0]
+def test_what_a_reader_may_know():
+    said = {name: known('a "b(\n  c[d\n\n]e').tolist() for name, known in units.KNOWN.items()}
+    assert said == {
+        "how far the line has come": [1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 0, 1, 2],
+        "how far the word has come": [1, 0, 1, 2, 3, 0, 0, 0, 1, 2, 3, 0, 0, 1, 2],
+        "whether a line's first word is still to come": [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0],
+        "whether it is inside quotation marks": [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "how many brackets are open": [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 0, 0, 0],
+    }
+    assert units.indentation("  a").tolist() == [1, 1, 0] and units.brackets(")(a").tolist() == [0, 1, 1]
+
+
+def test_units_that_follow_what_is_known():
+    rng = np.random.default_rng(0)
+    cell, known = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=50)
+    known[::5] = 0.5  # as many have the same rank
+    cell[:, 1], cell[:, 2] = np.exp(-3.0 * known), 7.0
+    exact = [spearmanr(cell[:, unit], known).statistic for unit in (0, 3)]
+    np.testing.assert_allclose(units.follows(cell, known), [exact[0], -1.0, 0.0, exact[1]], rtol=1e-12)
+    assert not units.follows(cell, np.ones(50)).any()  # what never changes is followed by nobody
+
+
+def test_units_are_chosen_on_validation_and_asked_on_test(monkeypatch):
+    monkeypatch.setattr(units, "KNOWN", {"line": units.KNOWN["how far the line has come"]})
     text = language.Text("abcdefgh\nij\n" * 300, 2, 16)
     model = char_lm.CharacterModel(len(text.vocabulary), "lstm", hidden=6)
-    known, r = text_claim.following(model, text, text.parts[1][:100])
-    exact = [
-        np.corrcoef(unit, text_claim.column(text.vocabulary.decode(text.parts[1][:100])))[0, 1]
-        for unit in r["cell"][:, 0].T
+    (unit, *found), parts = units.telling(model, text, 100)["line"], [part[:100] for part in text.parts[1:]]
+    every = [
+        [spearmanr(one, units.since(text.vocabulary.decode(part), "\n")).statistic for one in cell.T]
+        for part in parts
+        for cell in [units.recorded(model, part)["cell"][:, 0]]
     ]
-    np.testing.assert_allclose(known, exact, rtol=1e-5)
-    unit, found, r = text_claim.telling(model, text, 100)
-    assert unit == np.argmax(np.abs(known)) and r["cell"].shape == (100, 1, 6) and -1.0 <= found <= 1.0
+    assert unit == np.argmax(np.abs(every[0]))
+    np.testing.assert_allclose(found, [every[0][unit], every[1][unit]], rtol=1e-5)
+    more, less = {"a": (0, -0.9, 0.0), "b": (0, 0.8, 1.0)}, {"a": (0, 0.5, 0.0), "b": (0, 0.1, 1.0)}
+    assert units.taught(more, less) == "b"

@@ -8,6 +8,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 
+from . import units
 from .article import Claim, colour_of, framed, name_of, panel, panels, seeds_of, spread, table
 
 
@@ -20,33 +21,6 @@ def compared(text, options, bar):
     return found
 
 
-def column(symbols):
-    """How far the line has come at each symbol."""
-    since, ends = np.zeros(len(symbols)), 0
-    for i, symbol in enumerate(symbols):
-        ends = i + 1 if symbol == "\n" else ends
-        since[i] = i + 1 - ends
-    return since
-
-
-def following(model, text, numbers):
-    """How far each unit of the cell state follows the column, as a correlation; and what was recorded."""
-    model.eval()
-    with tg.no_grad(), tg.record("cell", "forget_gate", "input_gate") as r:
-        model(numbers[:, None])
-    known, cell = column(text.vocabulary.decode(numbers)), r["cell"][:, 0].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num([np.corrcoef(unit, known)[0, 1] for unit in cell.T]), r
-
-
-def telling(model, text, length=4000):
-    """The unit that follows the column best on validation text, its correlation on test text, and what was recorded."""
-    chosen, _ = following(model, text, text.parts[1][:length])
-    unit = int(np.argmax(np.abs(chosen)))
-    found, r = following(model, text, text.parts[2][:length])
-    return unit, float(found[unit]), r
-
-
 def claim(lab):
     text, size = lab.text, lab.size.language
     squeezed, counts, order = language.baselines(text)
@@ -57,9 +31,10 @@ def claim(lab):
     best = min(bits, key=lambda cell: bits[cell].mean())
     model = found[best][1][0][0]
     lstm = found["lstm"][1][0][0]
-    unit, knows, r = telling(lstm, text)
     fresh = char_lm.CharacterModel(len(text.vocabulary), "lstm", hidden=lstm.scores.weight.shape[1])
-    shown, values = text.asked[:700], r["cell"][:700, 0, unit]
+    told, untold = units.telling(lstm, text), units.telling(fresh, text)
+    learned, r = units.taught(told, untold), units.recorded(lstm, text.parts[2][:20_000])
+    unit, _, knows = told[learned]
     memory = np.sort(r.time_constant("forget_gate"))
     lab.kept["text"] = bits
     lab.kept["gates of the LSTM on text"] = {"forget": r["forget_gate"], "written": r["input_gate"]}
@@ -123,15 +98,24 @@ def claim(lab):
             ),
             "best": name_of(best),
             "sample": f"<pre class='text'>{html.escape(written.strip())}</pre>",
+            "known": table(
+                ["", "unit", "correlation", "nothing learned"],
+                [(name, told[name][0], f"{told[name][2]:+.2f}", f"{untold[name][2]:+.2f}") for name in told],
+            ),
+            "learned": learned,
             "unit": unit,
             "knows": f"{knows:+.2f}",
-            "untrained": f"{telling(fresh, text)[1]:+.2f}",
+            "untrained": f"{untold[learned][2]:+.2f}",
             "nearest_bits": f"{counts[nearest]:.3f}",
-            "coloured": framed(tg.viz.text(shown, values, title=f"cell state of unit {unit}"), "coloured text", 330),
+            "coloured": framed(
+                tg.viz.text(text.asked[:700], r["cell"][:700, 0, unit], title=f"cell state of unit {unit}"),
+                "coloured text",
+                330,
+            ),
             "median_memory": f"{np.median(memory):.1f}",
             "longest_memory": f"{memory[-1]:.0f}",
         },
         numbers={name_of(cell): f"{part.mean():.3f} bits per character{spread(part)}" for cell, part in bits.items()}
         | {name: f"{value:.3f}" for name, value in baselines.items()},
-        code=(language.counted, char_lm.CharacterModel, char_lm.update, language.learn, following, telling),
+        code=(language.counted, char_lm.CharacterModel, char_lm.update, language.learn, units.follows, units.telling),
     )
