@@ -1,6 +1,6 @@
 """What only a process of its own shows: how long a first step takes, and how much memory a step needs.
 
-python tools/bench_processes.py first LSTM       # seconds of the first steps, as JSON
+python tools/bench_processes.py first "an LSTM"  # seconds of the first steps, as JSON
 python tools/bench_processes.py memory torch     # bytes that training steps add to the process, as JSON
 """
 
