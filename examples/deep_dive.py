@@ -35,7 +35,7 @@ FULL = Namespace(
     memory=Namespace(updates=1400, hidden=64, batch=32), memory_seeds=2,
     gates=Namespace(updates=1600, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=5.0, gate_texts=3,
     kinds=5, adders=5,
-    language=Namespace(seconds=10.0, parameters=100_000, dropout=0.0, seeds=5, batch=32, steps=64),
+    language=Namespace(seconds=10.0, parameters=100_000, dropout=0.0, seeds=5, moments=10, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=10), speech_cells=("gru", "lstm"), speech_seeds=5,
     series=Namespace(hidden=32, updates=400), series_cells=("gru", "lstm"), series_seeds=5,
     rounds=40,
@@ -45,7 +45,7 @@ QUICK = Namespace(
     memory=Namespace(updates=500, hidden=64, batch=32), memory_seeds=1,
     gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_seconds=1.0, gate_texts=1,
     kinds=2, adders=1,  # of the cells with a gate less: how many, and how many of these learn to add
-    language=Namespace(seconds=1.5, parameters=100_000, dropout=0.0, seeds=1, batch=32, steps=64),
+    language=Namespace(seconds=1.5, parameters=100_000, dropout=0.0, seeds=1, moments=4, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=3), speech_cells=("gru",), speech_seeds=1,
     series=Namespace(hidden=32, updates=100), series_cells=("gru",), series_seeds=1,
     rounds=10,

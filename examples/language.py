@@ -88,7 +88,7 @@ def measured(model, streams):
     return float(np.mean(losses))
 
 
-def learn(text, cell, rate, seconds, options, seed, bar, times=10):
+def learn(text, cell, rate, seconds, options, seed, bar, times):
     """A model after so many seconds of updates, the moment that validation chooses, and all moments measured."""
     hidden = width(cell, len(text.vocabulary), options.parameters)
     tg.manual_seed(seed)
@@ -111,16 +111,24 @@ def learn(text, cell, rate, seconds, options, seed, bar, times=10):
 def compared(text, cell, options, bar):
     """The best of the rates, which were each tried for a part of the time; and with it a run from each seed."""
     tried = {rate: learn(text, cell, rate, TRIAL * options.seconds, options, 99, bar, 1)[1] for rate in RATES}
-    rate = min(tried, key=lambda rate: tried[rate].validation)
-    return rate, [learn(text, cell, rate, options.seconds, options, seed, bar) for seed in range(options.seeds)]
+    rate, seeds = min(tried, key=lambda rate: tried[rate].validation), range(options.seeds)
+    return rate, [learn(text, cell, rate, options.seconds, options, seed, bar, options.moments) for seed in seeds]
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's help topics)")
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
-    numbers = {"seconds": 60.0, "parameters": 200_000, "dropout": 0.1, "seeds": 1, "batch": 32, "steps": 64}
-    for name, number in numbers.items():
+    given = {
+        "seconds": 60.0,
+        "parameters": 200_000,
+        "dropout": 0.1,
+        "seeds": 1,
+        "moments": 10,
+        "batch": 32,
+        "steps": 64,
+    }
+    for name, number in given.items():
         parser.add_argument(f"--{name}", type=type(number), default=number, metavar="N", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -34,7 +34,7 @@ TINY = Namespace(
     gate_texts=2,
     kinds=2,
     adders=1,
-    language=Namespace(seconds=0.05, parameters=3000, dropout=0.0, seeds=2, batch=4, steps=16),
+    language=Namespace(seconds=0.05, parameters=3000, dropout=0.0, seeds=2, moments=2, batch=4, steps=16),
     speech=Namespace(hidden=4, epochs=1),
     speech_cells=("gru",),
     speech_seeds=1,
@@ -294,8 +294,8 @@ def test_units_that_follow_what_is_known():
     known[::5] = 0.5  # as many have the same rank
     cell[:, 1], cell[:, 2] = np.exp(-3.0 * known), 7.0
     exact = [spearmanr(cell[:, unit], known).statistic for unit in (0, 3)]
-    np.testing.assert_allclose(units.follows(cell, known), [exact[0], -1.0, 0.0, exact[1]], rtol=1e-12)
-    assert not units.follows(cell, np.ones(50)).any()  # what never changes is followed by nobody
+    np.testing.assert_allclose(units.ranked(known) @ units.ranked(cell), [exact[0], -1.0, 0.0, exact[1]], rtol=1e-12)
+    assert not units.ranked(np.ones(50)).any()  # what never changes is followed by nobody
 
 
 def test_units_are_chosen_on_validation_and_asked_on_test(monkeypatch):

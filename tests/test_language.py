@@ -125,6 +125,6 @@ def test_the_moment_is_chosen_by_validation(monkeypatch):
     text = language.Text("abcd" * 500, 2, 8)
     options = Namespace(parameters=500, dropout=0.0)
     bar = Namespace(total=1.0, n=0.0, update=lambda _: None, set_postfix_str=lambda *_, **__: None)
-    model, chosen, moments = language.learn(text, "rnn", 1e-3, 0.0195, options, 0, bar)
+    model, chosen, moments = language.learn(text, "rnn", 1e-3, 0.0195, options, 0, bar, 10)
     assert chosen.test == 8.0 and chosen in moments and isinstance(model, tg.nn.Module)
     assert len(moments) == 10 and moments[-1].updates == 21 and moments[-1].seconds == pytest.approx(0.02)

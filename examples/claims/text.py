@@ -117,5 +117,5 @@ def claim(lab):
         },
         numbers={name_of(cell): f"{part.mean():.3f} bits per character{spread(part)}" for cell, part in bits.items()}
         | {name: f"{value:.3f}" for name, value in baselines.items()},
-        code=(language.counted, char_lm.CharacterModel, char_lm.update, language.learn, units.follows, units.telling),
+        code=(language.counted, char_lm.CharacterModel, char_lm.update, language.learn, units.ranked, units.telling),
     )

@@ -61,23 +61,24 @@ def recorded(model, numbers):
     return r
 
 
-def follows(cell, known):
-    """How far each unit of (T, H) follows what is known at each step: Spearman's correlation; 0 of what never changes.
+def ranked(values):
+    """Ranks along the first axis, centred and of length 1 (0 of what never changes).
 
-    That of ranks, as one long run of hyphens would decide that of the numbers themselves.
+    Products of these are Spearman's correlations: one long run of hyphens would decide those of the numbers themselves.
     """
-    cell, known = rankdata(cell, axis=0), rankdata(known)
-    cell, known = cell - cell.mean(0), known - known.mean()
-    sizes = np.sqrt((cell**2).sum(0) * (known**2).sum())
-    return known @ cell / np.where(sizes == 0.0, 1.0, sizes)
+    ranks = rankdata(values, axis=0)
+    ranks -= ranks.mean(0)
+    lengths = np.sqrt((ranks**2).sum(0))
+    return ranks / np.where(lengths == 0.0, 1.0, lengths)
 
 
 def telling(model, text, length=20_000):
     """Of each thing to know: the unit that follows it best on validation text; its correlations there and on test."""
-    cells = [recorded(model, part[:length])["cell"][:, 0] for part in text.parts[1:]]
-    symbols, found = [text.vocabulary.decode(part[:length]) for part in text.parts[1:]], {}
+    parts = [part[:length] for part in text.parts[1:]]
+    cells = [ranked(recorded(model, part)["cell"][:, 0]) for part in parts]
+    symbols, found = [text.vocabulary.decode(part) for part in parts], {}
     for name, known in KNOWN.items():
-        chosen, test = (follows(cell, known(shown)) for cell, shown in zip(cells, symbols))
+        chosen, test = (ranked(known(shown)) @ cell for cell, shown in zip(cells, symbols))
         unit = int(np.argmax(np.abs(chosen)))
         found[name] = (unit, float(chosen[unit]), float(test[unit]))
     return found
