@@ -119,16 +119,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", metavar="FILE", help="UTF-8 text (default: Python's help topics)")
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
-    given = {
-        "seconds": 60.0,
-        "parameters": 200_000,
-        "dropout": 0.1,
-        "seeds": 1,
-        "moments": 10,
-        "batch": 32,
-        "steps": 64,
-    }
-    for name, number in given.items():
+    many = {"seconds": 60.0, "parameters": 200_000, "dropout": 0.1, "seeds": 1, "moments": 10, "batch": 32, "steps": 64}
+    for name, number in many.items():
         parser.add_argument(f"--{name}", type=type(number), default=number, metavar="N", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:
