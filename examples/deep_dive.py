@@ -33,8 +33,8 @@ CLAIMS = ("memory", "gradients", "long_range", "gates", "text", "speech", "serie
 FULL = Namespace(
     gaps={"adding": (50, 100, 200), "order": (50,)}, rates=(1e-2, 3e-3),
     memory=Namespace(updates=1400, hidden=64, batch=32), memory_seeds=2,
-    gates=Namespace(updates=1600, hidden=64, batch=32), gate_steps=50, gate_seeds=2, gate_seconds=5.0, gate_texts=3,
-    kinds=5, adders=5,
+    gates=Namespace(updates=1600, hidden=64, batch=32), gate_steps=50, gate_seeds=2,
+    gate_text_updates=150, gate_texts=4, kinds=5, adders=5,
     language=Namespace(seconds=10.0, parameters=100_000, dropout=0.0, seeds=5, moments=10, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=10), speech_cells=("gru", "lstm"), speech_seeds=5,
     series=Namespace(hidden=32, updates=400), series_cells=("gru", "lstm"), series_seeds=5,
@@ -43,7 +43,7 @@ FULL = Namespace(
 QUICK = Namespace(
     gaps={"adding": (25, 50)}, rates=(1e-2,),
     memory=Namespace(updates=500, hidden=64, batch=32), memory_seeds=1,
-    gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_seconds=1.0, gate_texts=1,
+    gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_text_updates=40, gate_texts=1,
     kinds=2, adders=1,  # of the cells with a gate less: how many, and how many of these learn to add
     language=Namespace(seconds=1.5, parameters=100_000, dropout=0.0, seeds=1, moments=4, batch=32, steps=64),
     speech=Namespace(hidden=64, epochs=3), speech_cells=("gru",), speech_seeds=1,
@@ -63,9 +63,9 @@ class Lab:
         """The items, with a bar."""
         return tqdm(list(items), what, disable=None, leave=False)
 
-    def counter(self, what):
-        """A bar of updates, of which nobody knows how many it takes."""
-        return tqdm(desc=what, unit="update", disable=None, leave=False)
+    def counter(self, what, total=None):
+        """A bar of updates; mostly nobody knows how many it takes."""
+        return tqdm(desc=what, total=total, unit="update", disable=None, leave=False)
 
     def clock(self, what, seconds):
         """A bar of seconds."""

@@ -88,8 +88,8 @@ def measured(model, streams):
     return float(np.mean(losses))
 
 
-def learn(text, cell, rate, seconds, options, seed, bar, times):
-    """A model after so many seconds of updates, the moment that validation chooses, and all moments measured."""
+def learn(text, cell, rate, seconds, options, seed, bar, times, pace=None):
+    """A model after so many seconds (or updates of a given pace), the moment that validation chooses, and all moments."""
     hidden = width(cell, len(text.vocabulary), options.parameters)
     tg.manual_seed(seed)
     model = CharacterModel(len(text.vocabulary), cell, hidden=hidden, dropout=options.dropout)
@@ -99,8 +99,8 @@ def learn(text, cell, rate, seconds, options, seed, bar, times):
         optimizer.lr = rate * (1.0 - 0.95 * spent / seconds)
         place = updates % len(text.train)
         _, state = update(model, optimizer, *text.train[place], state if place else None, clip=1.0)
-        took, updates = time.perf_counter() - begin, updates + 1
-        spent += took if updates > 1 else 0.0  # kernels are compiled at the first
+        took, updates = pace or time.perf_counter() - begin, updates + 1
+        spent += took if pace or updates > 1 else 0.0  # kernels are compiled at the first
         bar.update(min(took, bar.total - bar.n))
         if spent >= seconds * (len(moments) + 1) / times:
             moments.append(Moment(spent, updates, measured(model, text.validation), measured(model, text.test)))

@@ -30,7 +30,7 @@ TINY = Namespace(
     gates=Namespace(updates=4, hidden=4, batch=2),
     gate_steps=21,
     gate_seeds=1,
-    gate_seconds=0.05,
+    gate_text_updates=3,
     gate_texts=2,
     kinds=2,
     adders=1,

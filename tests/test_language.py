@@ -128,3 +128,5 @@ def test_the_moment_is_chosen_by_validation(monkeypatch):
     model, chosen, moments = language.learn(text, "rnn", 1e-3, 0.0195, options, 0, bar, 10)
     assert chosen.test == 8.0 and chosen in moments and isinstance(model, tg.nn.Module)
     assert len(moments) == 10 and moments[-1].updates == 21 and moments[-1].seconds == pytest.approx(0.02)
+    _, _, moments = language.learn(text, "rnn", 1e-3, 6, options, 0, bar, 3, pace=1)  # updates are told, no clock
+    assert [(moment.seconds, moment.updates) for moment in moments] == [(2, 2), (4, 4), (6, 6)]
