@@ -89,7 +89,7 @@ def measured(model, streams):
 
 
 def learn(text, cell, rate, seconds, options, seed, bar, times, pace=None):
-    """A model after so many seconds (or updates of a given pace), the moment that validation chooses, and all moments."""
+    """A model after so many seconds (or updates of a given pace), the moment validation chooses, and all moments."""
     hidden = width(cell, len(text.vocabulary), options.parameters)
     tg.manual_seed(seed)
     model = CharacterModel(len(text.vocabulary), cell, hidden=hidden, dropout=options.dropout)
