@@ -41,7 +41,7 @@ FULL = Namespace(
     rounds=40,
 )  # fmt: skip
 QUICK = Namespace(
-    gaps={"adding": (25, 50)}, rates=(1e-2,),
+    gaps={"adding": (25,)}, rates=(1e-2,),
     memory=Namespace(updates=500, hidden=64, batch=32), memory_seeds=1,
     gates=Namespace(updates=1200, hidden=64, batch=32), gate_steps=25, gate_seeds=1, gate_text_updates=40, gate_texts=1,
     kinds=2, adders=1,  # of the cells with a gate less: how many, and how many of these learn to add
