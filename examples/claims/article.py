@@ -114,7 +114,7 @@ def panel(draw, title="", xlabel="", ylabel="", height=3.0):
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         draw(axis)
         for scale in (axis.xaxis, axis.yaxis):
-            if isinstance(scale.get_major_formatter(), LogFormatter):  # its own powers take four times as long to draw
+            if isinstance(scale.get_major_formatter(), LogFormatter):  # its own powers take twice as long to draw
                 scale.set_major_formatter(lambda value, _: number(value, 1).removeprefix("1 × "))
         content = io.StringIO()
         made.savefig(content, format="svg", metadata={"Date": None})

@@ -79,7 +79,7 @@ def claim(lab):
     with lab.counter("one gate less, text", size.gate_text_updates * len(kinds) * size.gate_texts) as bar:
         for kind in kinds:
             learn = partial(language.learn, lab.text, layer_of(kind), 1e-2, size.gate_text_updates, size.language)
-            bits[kind] = np.array([learn(seed, bar, 1, 1)[1].test for seed in range(size.gate_texts)])
+            bits[kind] = np.array([learn(seed, bar, times=1, pace=1)[1].test for seed in range(size.gate_texts)])
     done = {kind: [run for run in found if run[0] < 0.01] for kind, found in runs.items()}
     model = min(runs["LSTM"], key=lambda run: np.nan_to_num(run[0], nan=np.inf))[2]
     x, r, flow = inside(model, steps)

@@ -33,7 +33,7 @@ def claim(lab):
     lstm = found["lstm"][1][0][0]
     fresh = char_lm.CharacterModel(len(text.vocabulary), "lstm", hidden=lstm.scores.weight.shape[1])
     told, untold = units.telling(lstm, text), units.telling(fresh, text)
-    learned, r = units.taught(told, untold), units.recorded(lstm, text.parts[2][:20_000])
+    learned, r = units.taught(told, untold), units.recorded(lstm, text.parts[2][: units.LENGTH])
     unit, _, knows = told[learned]
     memory = np.sort(r.time_constant("forget_gate"))
     lab.kept["text"] = bits

@@ -5,6 +5,8 @@ from scipy.stats import rankdata
 
 import tinygrad_rnn as tg
 
+LENGTH = 20_000  # symbols of a part that are looked at
+
 # --- What a reader may know at each symbol of a text, as numbers ---
 
 
@@ -72,7 +74,7 @@ def ranked(values):
     return ranks / np.where(lengths == 0.0, 1.0, lengths)
 
 
-def telling(model, text, length=20_000):
+def telling(model, text, length=LENGTH):
     """Of each thing to know: the unit that follows it best on validation text; its correlations there and on test."""
     parts = [part[:length] for part in text.parts[1:]]
     cells = [ranked(recorded(model, part)["cell"][:, 0]) for part in parts]
