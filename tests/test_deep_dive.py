@@ -202,6 +202,35 @@ def test_the_verdict_on_the_gru_follows_the_numbers(monkeypatch, faster, gru_bit
 
 
 @pytest.mark.parametrize(
+    ("less", "more", "margin", "so"),
+    [
+        ([[1.0]], [[1.1]], 0.03, True),
+        ([[1.0]], [[1.1]], 0.25, False),  # not by the margin
+        ([[1.0, 1.2]], [[1.1, 1.9]], 0.03, False),  # the runs overlap
+        ([[1.0, 1.0], [2.0, 2.0]], [[1.5, 1.5], [3.0, 3.0]], 0.25, True),  # lengths are not mixed
+        ([[1.0, 1.0], [2.0, 2.0]], [[1.5, 1.5], [1.9, 9.0]], 0.25, False),
+        ([[0.0]], [[0.0]], 0.03, False),
+    ],
+)
+def test_one_is_better_only_where_no_run_says_otherwise(less, more, margin, so):
+    assert gru.clearly(np.array(less), np.array(more), margin) == so
+    assert not gru.clearly(np.array(more), np.array(less), margin)
+
+
+def test_comparisons_take_runs_of_the_lengths_that_both_cells_tried():
+    def runs(*updates):
+        return [{"updates": each, "seconds": each / 10} for each in updates]
+
+    trials = {"lstm": {50: runs(600, 700)}, "gru": {50: runs(300, 200), 100: runs(900, 900)}}
+    kept = {"long_range": {"adding": trials}, "speech": {"lstm": [1.0, 0.9], "gru": [0.8, 0.9]}, "gates": {"forget": 0}}
+    rows = {what: (lstm.tolist(), gru.tolist()) for what, lstm, gru, _ in gru.beside(Namespace(kept=kept))}
+    assert rows["adding, updates to learn it"] == ([[600, 700]], [[300, 200]])
+    assert rows["adding, seconds to learn it"] == ([[60, 70]], [[30, 20]])
+    lstm, gated = rows["speech, share not recognised"]
+    assert lstm == [pytest.approx([0.0, 0.1])] and gated == [pytest.approx([0.2, 0.1])]
+
+
+@pytest.mark.parametrize(
     ("tanh", "simple", "lstm", "gru", "verdict", "says"),
     [
         (0, 25, 50, 50, "holds", "on adding no start takes the simple RNN as far as both gated cells"),
