@@ -103,9 +103,9 @@ def _over_time(axis: Any, name: str, flow: Flow, low: float, high: float) -> Non
         colour = style.states([part])[part]
         direct, gated = flow.through(part)
         axis.semilogy(steps, _seen(flow.norms(part)), color=colour, label=f"dL/d {part}", linewidth=2)
-        if gated.any():
-            axis.semilogy(steps, _seen(direct), color=colour, linestyle="--", label="directly", linewidth=1)
-            axis.semilogy(steps, _seen(gated), color=colour, linestyle=":", label="through gates", linewidth=1)
+        for values, look, label in ((direct, "--", "directly"), (gated, ":", "through gates")):
+            if gated.any() and np.count_nonzero(values > _LEAST) > 1:  # of a single step there is no line
+                axis.semilogy(steps, _seen(values), color=colour, linestyle=look, label=label, linewidth=1)
     axis.set(title=f"{name}: norm of the gradient", xlabel="step", ylim=(max(low, _LEAST), high))
     axis.legend(fontsize=7, loc="lower right")
 
@@ -131,8 +131,9 @@ def _shares(axis: Any, flow: Flow) -> None:
     for i, (name, share) in enumerate(flow.shares.items()):
         colour = (*style.STATES.values(), *style.OTHERS)[i % (len(style.STATES) + len(style.OTHERS))]
         axis.semilogy(steps, _seen(share), label=name, color=colour, linestyle=("-", "--")[i // 5 % 2])
-    largest = max((float(share.max()) for share in flow.shares.values()), default=1.0) or 1.0
-    axis.set(title="each step's part of dL / dW", xlabel="step", ylim=(max(largest * 1e-12, _LEAST), largest * 2))
+    seen = [norm for share in flow.shares.values() for norm in share if norm > _LEAST] or [1.0]
+    ends = (max(min(seen) / 2, max(seen) * 1e-12), max(seen) * 2)
+    axis.set(title="each step's part of dL / dW", xlabel="step", ylim=ends)
     axis.legend(fontsize=7, loc="lower right")
 
 
