@@ -9,6 +9,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
+from tinygrad_rnn.autograd.tape import thread
 from tinygrad_rnn.errors import ArgumentError
 
 STEPS, ROWS, FEATURES, HIDDEN = 12, 3, 4, 5
@@ -147,6 +148,51 @@ def test_saturation_and_time_constants():
         np.testing.assert_array_equal(r.saturation("candidate"), [0, 1, 1, 0, 0])
     with pytest.raises(ArgumentError, match="no gate"):
         r.time_constant("candidate")
+
+
+def test_a_gate_that_never_closes_remembers_for_ever():
+    net = nn.Recurrent(nn.MinimalGatedCell(FEATURES, HIDDEN, dtype="float64"))
+    r, _, _ = recorded(net, sequence(), ("forget_gate",), "auto")
+    (where,) = r.values
+    r.values[where] = np.ones_like(r.values[where])
+    np.testing.assert_array_equal(r.time_constant(), np.inf)
+
+
+def test_limits_are_those_of_a_gate_or_of_tanh_or_as_said():
+    net, x = nn.RNN(FEATURES, HIDDEN, dtype="float64"), sequence()
+    r, _, _ = recorded(net, x, ("hidden",), "auto")
+    (where,) = r.values
+    r.values[where] = np.broadcast_to([0.02, 0.5, 0.92, 0.97, 1.0], (STEPS, ROWS, HIDDEN)).copy()
+    np.testing.assert_array_equal(r.saturation("hidden"), [1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(r.saturation("hidden", limits=(-1.0, 1.0)), [0, 0, 1, 1, 1])
+    r.values[where] = r.values[where] * 3.0
+    with pytest.raises(ArgumentError, match="no such limits"):
+        r.saturation("hidden")
+    np.testing.assert_array_equal(r.saturation("hidden", limits=(0.0, 6.0)), [1, 0, 0, 0, 0])
+
+
+def test_two_nets_are_not_mixed_up():
+    one, two, x = nn.RNN(FEATURES, HIDDEN, dtype="float64"), nn.RNN(FEATURES, HIDDEN, dtype="float64"), sequence()
+    with tg.record("hidden") as r:
+        one(x)
+        outputs, _ = one(2.0 * x)
+    np.testing.assert_array_equal(r["hidden"], np.asarray(outputs))  # the same layer: the last time
+    with tg.record("hidden") as r:
+        one(x)
+        two(x)
+    with pytest.raises(ArgumentError, match="2 layers of different nets have 'hidden'"):
+        r["hidden"]
+
+
+def test_one_record_twice():
+    net, x, r = nn.RNN(FEATURES, HIDDEN, dtype="float64"), sequence(), tg.record("hidden")
+    with r:
+        with r:
+            net(x)
+        net(x)
+    kept = dict(r.values)
+    net(2.0 * x)
+    assert r.values == kept and thread.state.recorder is None
 
 
 def test_what_is_refused():

@@ -184,7 +184,7 @@ class Recurrent(OverTime):
             step, state, x, place, checkpoint=self.checkpoint, engine=self.engine,
             source=Source(self._known, key, known.tensors, keys), lengths=lengths,
         )  # fmt: skip
-        return outputs if recorder is None else recorder.taken(place, outputs, lengths), state
+        return outputs if recorder is None else recorder.taken(self, place, outputs, lengths), state
 
     def fitted(self, state: Any, batch_size: int) -> Any:
         """The state given, or the layer's own, as the cell takes it."""

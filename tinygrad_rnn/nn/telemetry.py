@@ -44,7 +44,7 @@ class record:
 
     The values are (T, B, H), without a history, and 0 past a row's length; they come from the fused engine as from the
     other, and training goes on as it would. Where a layer runs several times, those of the last time are kept. Holds
-    for this thread.
+    for this thread. Nets of several layers have them by the layer's number; two nets are recorded one after the other.
 
     Args:
         names: as in `Tensor.named`, such as "forget_gate" or "cell".
@@ -68,13 +68,16 @@ class record:
         self.names = tuple(sorted(set(names)))
         self.values: dict[Where, Array] = {}
         self._lengths: dict[Where, Array | None] = {}
+        self._layers: dict[Where, list[object]] = {}  # whose they are: one, or there is no telling
+        self._outer: list[record | None] = []
 
     def __enter__(self) -> record:
-        self._outer, thread.state.recorder = thread.state.recorder, self
+        self._outer.append(thread.state.recorder)
+        thread.state.recorder = self
         return self
 
     def __exit__(self, *trouble: object) -> None:
-        thread.state.recorder = self._outer
+        thread.state.recorder = self._outer.pop()
 
     # --- Of what was recorded ---
 
@@ -96,7 +99,14 @@ class record:
                 expected=" | ".join(known) or f"one of {', '.join(self.names)}, named inside a cell's step",
                 got=f"layer {layer}, reverse {reverse}",
             )
-        return next(iter(found.values()))
+        (where,) = found
+        if len(self._layers[where]) > 1:
+            raise ArgumentError(
+                f"record: {len(self._layers[where])} layers of different nets have {where}",
+                expected="one",
+                hint="record one net after the other, in a `with` each",
+            )
+        return found[where]
 
     def _live(self, name: str, layer: int | None, reverse: bool | None) -> Array:
         """The values (n, H) of a name at the steps that rows have, which with lengths are fewer."""
@@ -106,15 +116,31 @@ class record:
             return values.reshape(-1, values.shape[-1])
         return np.asarray(values[np.arange(len(values))[:, None] < lengths])
 
-    def saturation(self, name: str, layer: int | None = None, reverse: bool | None = None) -> Array:
+    def saturation(
+        self,
+        name: str,
+        layer: int | None = None,
+        reverse: bool | None = None,
+        *,
+        limits: tuple[float, float] | None = None,
+    ) -> Array:
         """The share (H,) of steps and rows at which a unit is near a limit, where its derivative has all but gone.
 
-        A value that is never negative is a sigmoid's, near 0 and 1 by 0.05; another is a tanh's, near -1 and 1 by 0.1.
+        Near is by a twentieth of the range. The limits are a sigmoid's, 0 and 1, where no value is negative; else a
+        tanh's, -1 and 1; or those given.
+
+        Raises:
+            ArgumentError: for values outside of the limits, such as a cell state's, which has none.
         """
         values = self._live(name, layer, reverse)
-        gate = values.size > 0 and values.min() >= 0.0
-        near = (values < 0.05) | (values > 0.95) if gate else np.abs(values) > 0.9
-        return np.asarray(near.mean(0))
+        low, high = limits or ((0.0, 1.0) if values.size and values.min() >= 0.0 else (-1.0, 1.0))
+        if values.size and (values.min() < low or values.max() > high):
+            ends = f"{values.min():.3g} to {values.max():.3g}"
+            raise ArgumentError(
+                f"record: {name} has no such limits", expected=f"values from {low:g} to {high:g}", got=ends
+            )
+        near = 0.05 * (high - low)
+        return np.asarray(((values < low + near) | (values > high - near)).mean(0))
 
     def time_constant(self, name: str = "forget_gate", layer: int | None = None, reverse: bool | None = None) -> Array:
         """For each unit (H,) the steps after which its memory has fallen to 1/e: -1 / mean(ln f), over steps and rows.
@@ -129,7 +155,7 @@ class record:
             ends = f"{values.min():.3g} to {values.max():.3g}"
             raise ArgumentError(f"record: {name} is no gate", expected="values from 0 to 1", got=ends)
         with np.errstate(divide="ignore"):
-            return np.asarray(-1.0 / np.log(values).mean(0))
+            return np.asarray(1.0 / np.abs(np.log(values).mean(0)))
 
     # --- While a layer runs ---
 
@@ -143,11 +169,14 @@ class record:
 
         return watched
 
-    def taken(self, place: Place, outputs: Any, lengths: Array | None) -> Tensor:
+    def taken(self, layer: object, place: Place, outputs: Any, lengths: Array | None) -> Tensor:
         """The outputs of a layer whose step was `around`; the named values are kept."""
         output: Tensor = outputs[0]
         named: dict[str, Tensor] = outputs[1]
         for name, values in named.items():
             where = Where(name, place.layer, place.reverse)
             self.values[where], self._lengths[where] = values._array, lengths
+            known = self._layers.setdefault(where, [])
+            if not any(one is layer for one in known):
+                known.append(layer)
         return output
