@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,8 +14,16 @@ import pytest
 import tinygrad_rnn as tg
 from tinygrad_rnn import cli, nn
 from tinygrad_rnn.errors import ArgumentError
+from tinygrad_rnn.viz import flow_page
 
 T, B, I, H = 12, 2, 3, 4
+
+
+class Both(NamedTuple):
+    """A state within a state."""
+
+    lstm: Any
+    mean: Any
 
 
 class Sum(nn.Cell):
@@ -146,6 +155,115 @@ def test_a_state_is_where_it_starts(name):
     assert not np.allclose(flow.norms(last), zero.norms(last))
 
 
+@pytest.mark.parametrize("part", ["hidden", "cell"])
+def test_singular_values_are_those_of_the_derivative_on_one_tape(part):
+    layer, x = nn.LSTM(I, H, dtype="float64"), tg.randn(T, 1, I, dtype="float64")
+    flow = tg.viz.flow(layer, x)
+    _, states = unrolled(layer, x)
+    i = list(flow.parts).index(part)
+    for k, t in ((3, 3), (3, 4), (0, 7)):
+        units = [gradient(states[t][i][0, unit], states[k][i])[0] for unit in range(H)]
+        exact = np.linalg.svd(np.array(units), compute_uv=False)
+        np.testing.assert_allclose(flow.singular_values(t, k, part)[0], exact, rtol=1e-9)
+
+
+def test_what_vanishes_keeps_its_norm_and_what_explodes_is_said():
+    cell = nn.RNNCell(1, 1, nonlinearity="relu", dtype="float64")
+    with tg.no_grad():
+        for p in cell.parameters():
+            p.copy_(np.zeros(p.shape))
+        cell.bias_ih.copy_(np.ones(1))
+        cell.weight_hh.copy_(np.full((1, 1), 0.1))
+    x = tg.zeros(251, 1, 1, dtype="float64")
+    flow = tg.viz.flow(nn.Recurrent(cell), x, lambda y, t: y.sum())
+    np.testing.assert_allclose(np.log10(flow.norms()[0]), -250.0, rtol=1e-12)
+    assert flow_page.summary({"": flow})[1][3] == "0.100"
+    with tg.no_grad():
+        cell.weight_hh.copy_(np.full((1, 1), 1e3))
+        cell.bias_ih.copy_(np.full(1, 1e-300))
+    flow = tg.viz.flow(
+        nn.Recurrent(cell), tg.zeros(121, 1, 1, dtype="float64"), state=tg.full((1, 1), 1e-300, dtype="float64")
+    )
+    assert flow.norms()[0] == np.inf and flow.norms()[-1] < 1e100
+    assert np.isnan(flow.singular_values(120, 0)).all() and np.isfinite(flow.singular_values(9, 0)).all()
+
+
+def test_a_direction_that_the_first_step_loses_takes_the_last_place():
+    cell, (a, b, d) = nn.RNNCell(2, 2, nonlinearity="relu", dtype="float64"), (0.9, 0.5, 0.2)
+    with tg.no_grad():
+        cell.weight_hh.copy_(np.array([[a, b], [0.0, d]]))
+        cell.weight_ih.copy_(np.eye(2))
+        for p in (cell.bias_ih, cell.bias_hh):
+            p.copy_(np.zeros(2))
+    x = np.ones((400, 1, 2))
+    x[0, 0, 0] = -1.0  # the first unit is off once
+    exponents = tg.viz.flow(nn.Recurrent(cell), tg.tensor(x)).exponents
+    assert exponents[0] == pytest.approx(np.log(a), abs=0.02) and exponents[1] == -np.inf
+
+
+def test_what_is_named_as_a_state_is_one_on_its_way():
+    """A projected LSTM makes its state from what the LSTM calls hidden; the cell state's way is open all the same."""
+    layer, x = nn.LSTM(I, H, proj_size=2, dtype="float64"), tg.randn(T, B, I, dtype="float64")
+    flow = tg.viz.flow(layer, x)
+    with tg.record("forget_gate", "output_gate", "cell") as r:
+        outputs, _ = layer(x)
+    back = np.asarray(outputs)[-1] @ np.asarray(layer.weight_hr_l0)
+    last = back * r["output_gate"][-1] * (1 - np.tanh(r["cell"][-1]) ** 2)
+    for k in range(T):
+        direct = last * np.prod(r["forget_gate"][k + 1 :], axis=0)
+        np.testing.assert_allclose(flow.through("cell")[0][k], np.linalg.norm(direct), rtol=1e-9)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_learned_states_are_where_it_starts(layers):
+    layer, x = nn.LSTM(I, H, layers, learned_state=True, dtype="float64"), tg.randn(T, B, I, dtype="float64")
+    with tg.no_grad():
+        for name in ("initial_hidden", "initial_cell"):
+            getattr(layer, name).copy_(np.random.default_rng(1).standard_normal((layers, H)))
+    flow, outputs = tg.viz.flow(layer, x), layer(x)[0]
+    last = [part for part in flow.parts if part.startswith("hidden")][-1]
+    np.testing.assert_allclose(flow.norms(last)[-1], np.linalg.norm(np.asarray(outputs)[-1]), rtol=1e-10)
+
+
+def test_a_learned_state_of_a_cell_has_its_gradient_at_the_first_step():
+    layer, x = nn.Recurrent(nn.LearnedState(nn.GRUCell(I, H, dtype="float64"))), tg.randn(T, B, I, dtype="float64")
+    flow, outputs = tg.viz.flow(layer, x), layer(x)[0]
+    value = (outputs[-1] * outputs[-1]).sum() * 0.5
+    for name, p in layer.cell.named_parameters():
+        np.testing.assert_allclose(flow.sums[name], gradient(value, p), rtol=1e-9, atol=1e-12)
+        if name.startswith("initial"):
+            assert flow.shares[name][0] > 0.0 and not flow.shares[name][1:].any()
+
+
+def test_the_batch_comes_first_where_the_layer_says_so():
+    x = tg.randn(T, B, I, dtype="float64")
+    layer = nn.GRU(I, H, batch_first=True, dtype="float64")
+    flow = tg.viz.flow(layer, tg.permute_dims(x, (1, 0, 2)))
+    np.testing.assert_allclose(flow.matrix(), tg.viz.flow(nn.Recurrent(layer.cells[0]), x).matrix(), rtol=1e-10)
+
+
+def test_a_state_of_several_nests():
+    class Two(nn.Cell):
+        def __init__(self):
+            self.input_size, self.hidden_size = I, H
+            self.lstm = nn.LSTMCell(I, H, dtype="float64")
+
+        def initial_state(self, batch_size):
+            return Both(self.lstm.initial_state(batch_size), tg.zeros(batch_size, H, dtype="float64"))
+
+        def step(self, x, state):
+            y, lstm = self.lstm.step(x, state.lstm)
+            mean = 0.9 * state.mean + 0.1 * y
+            return mean, Both(lstm, mean)
+
+    layer, x = nn.Recurrent(Two()), tg.randn(T, B, I, dtype="float64")
+    flow = tg.viz.flow(layer, x)
+    assert list(flow.parts) == ["state 1", "state 2", "state 3"]
+    pytest.importorskip("matplotlib", reason="pictures need the extra `plot`")
+    for measured in (flow, tg.viz.flow(nn.GRU(I, H, 2, dtype="float64"), x)):
+        assert flow_page.to_bytes({"net": measured}, "svg") == flow_page.to_bytes({"net": measured}, "svg")
+
+
 def test_singular_values_and_exponents_of_a_linear_map():
     cell = nn.RNNCell(I, H, dtype="float64")
     weight = np.random.default_rng(0).standard_normal((H, H)) * 1e-3
@@ -186,6 +304,9 @@ def test_what_is_refused():
         tg.viz.flow(nn.LSTM(I, H, 2), x, state=tg.zeros(B, H))
     with pytest.raises(ArgumentError, match="no such loss"):
         tg.viz.flow(nn.LSTM(I, H), x, at="first")
+    for strange in (3, lambda y, t: 0.5, lambda y, t: y):
+        with pytest.raises(ArgumentError, match="loss"):
+            tg.viz.flow(nn.LSTM(I, H), x, strange)
     with pytest.raises(ArgumentError, match="a sequence"):
         tg.viz.flow(nn.LSTM(I, H), x[0])
     with pytest.raises(ArgumentError, match="no such part"):
@@ -226,12 +347,19 @@ def test_a_users_layer(tmp_path, capsys):
     file.write_text(
         "import tinygrad_rnn as tg\n\n\n"
         "def f():\n    return tg.nn.Recurrent(tg.nn.GRUCell(2, 3)), tg.randn(7, 1, 2)\n\n\n"
-        "def g():\n    return 3\n"
+        "def g():\n    return 3\n\n\n"
+        "class Broken(tg.nn.GRUCell):\n    def step(self, x, state):\n        return [][0]\n\n\n"
+        "def h():\n    return tg.nn.Recurrent(Broken(2, 3)), tg.randn(7, 1, 2)\n\n\n"
+        "def i():\n    return (*f(), lambda y, t: y.nothing)\n\n\n"
+        "def j():\n    return (*f(), lambda y, t: (print('here'), y.sum())[1])\n"
     )
     assert cli.main(["flow", "--from", f"{file}:f", "--loss", "all", "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 8
+    assert cli.main(["flow", "--from", f"{file}:j", "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8  # what it prints is no part of the table
     for arguments, says in (
-        (["--from", f"{file}:g"], "something else"), (["--from", f"{file}:f", "--steps", "3"], "beside it"),
+        (["--from", f"{file}:g"], "something else"), (["--from", f"{file}:h"], "IndexError"),
+        (["--from", f"{file}:i"], "AttributeError"), (["--from", f"{file}:f", "--steps", "3"], "beside it"),
         (["--cells", "rnn,elman"], "expected some of"), (["-o", str(tmp_path / "flow.gif")], "no such format"),
         (["--steps", "0"], "from 1"), (["-o", str(tmp_path / "flow")], "no such format"),
     ):  # fmt: skip

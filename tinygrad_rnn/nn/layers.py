@@ -125,17 +125,23 @@ class Layers(OverTime):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(cell, stem)
 
+    def own_states(self, batch_size: int) -> list[Any] | None:
+        """The learned states that the layers inside start from where none is given; None where none is learned."""
+        if not self._learned:
+            return None
+        learned = (getattr(self, name).expand_dims(1) for name in self._learned)
+        zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
+        first = like(zero, (part.broadcast_to(of.shape) for part, of in zip(learned, leaves(zero))))
+        return self._by_layer(first, batch_size)
+
+    def _by_layer(self, state: Any, batch_size: int) -> list[Any]:
+        """A state as the layers inside take it: with both directions a pair for each."""
+        each = self._unstacked(state, batch_size)
+        return [tuple(each[2 * i : 2 * i + 2]) if self.bidirectional else each[i] for i in range(self.num_layers)]
+
     def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
         # Inside, the states are those of the cells, one after another; outside, theirs stacked.
-        batch_size = x.shape[1]
-        if state is None and self._learned:
-            learned = (getattr(self, name).expand_dims(1) for name in self._learned)
-            zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
-            state = like(zero, (part.broadcast_to(of.shape) for part, of in zip(learned, leaves(zero))))
-        given = None
-        if state is not None:
-            each = self._unstacked(state, batch_size)
-            given = [tuple(each[2 * i : 2 * i + 2]) if self.bidirectional else each[i] for i in range(self.num_layers)]
+        given = self.own_states(x.shape[1]) if state is None else self._by_layer(state, x.shape[1])
         outputs, states = self._stack.run(x, given, lengths)
         return outputs, stacked_state([one for pair in states for one in pair] if self.bidirectional else list(states))
 

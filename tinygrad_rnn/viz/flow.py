@@ -25,8 +25,10 @@ from ..autograd.tape import enable_grad, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError
 from ..nn.cell import Cell
+from ..nn.layers import Layers
 from ..nn.recurrent import OverTime, Recurrent, Stacked
 from ..nn.telemetry import named_values
+from ..ops.shape import permute_dims
 
 Array = np.ndarray[Any, Any]
 
@@ -42,17 +44,19 @@ class Flow:
         parts: for each part of the state its name and where it lies: {"hidden": slice(0, H), "cell": slice(H, 2 H)}; of
             several layers with the layer's number, from 1: "hidden 1", "cell 1", "hidden 2", ...
         jacobians: d s_{t+1} / d s_t, (T, B, S, S).
+        inside: d s_{t+1} over its own parts, (T, B, S, S): an LSTM's hidden state is made from the new cell state.
         gradients: dL / ds after each step, (T, B, S): of the loss that was asked for.
         direct: the part of these that flows from state to state with every gate and candidate held as it is, such as
             through the cell state of an LSTM; the rest flows through the gates.
         each: d L_t / d s after step k, (T, T, B, S): [t, k]; 0 where k > t.
-        shares: for each parameter the norm of each step's part of dL / dW, (T,), before they are summed.
+        shares: for each parameter of the cells the norm of each step's part of dL / dW, (T,), before they are summed.
         sums: for each parameter that sum, dL / dW.
         exponents: the Lyapunov exponents, from the largest, (S,): per step, by rows averaged.
     """
 
     parts: dict[str, slice]
     jacobians: Array = field(repr=False)
+    inside: Array = field(repr=False)
     gradients: Array = field(repr=False)
     direct: Array = field(repr=False)
     each: Array = field(repr=False)
@@ -73,21 +77,30 @@ class Flow:
         """Of `norms`: (T,) of what flows directly from state to state, and of what flows through gates."""
         where = self._part(part)
         direct, whole = self.direct[..., where], self.gradients[..., where]
-        return _norm(direct, (1, 2)), _norm(whole - direct, (1, 2))
+        with np.errstate(invalid="ignore"):
+            return _norm(direct, (1, 2)), _norm(whole - direct, (1, 2))
 
     def matrix(self, part: str = "hidden") -> Array:
         """‖dL_t / dh_k‖, (T, T): [t, k], 0 where k > t."""
         return _norm(self.each[..., self._part(part)], (2, 3))
 
     def singular_values(self, t: int, k: int, part: str = "hidden") -> Array:
-        """Those of dh_t / dh_k, the states after steps t and k <= t, by rows: (B, H), from the largest."""
+        """Those of dh_t / dh_k, the states after steps t and k <= t, by rows: (B, H), from the largest.
+
+        NaN where the derivative is too large for a number.
+        """
         if not 0 <= k <= t < self.steps:
             raise ArgumentError("flow: no such steps", expected=f"0 <= k <= t < {self.steps}", got=f"t {t}, k {k}")
         where = self._part(part)
-        product = np.broadcast_to(np.eye(self.jacobians.shape[-1]), self.jacobians[0].shape)
-        for jacobian in self.jacobians[k + 1 : t + 1]:
-            product = jacobian @ product
-        return np.asarray(np.linalg.svd(product[:, where, where], compute_uv=False))
+        product = self.inside[k][..., where]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for jacobian in self.jacobians[k + 1 : t + 1]:
+                product = jacobian @ product
+        product = product[:, where]
+        known = np.isfinite(product).all((1, 2))
+        found = np.full(product.shape[:2], np.nan)
+        found[known] = np.linalg.svd(product[known], compute_uv=False)
+        return found
 
     def rows(self) -> Iterator[dict[str, float]]:
         """A row for each step, for a table: the norms, and each parameter's share."""
@@ -118,13 +131,14 @@ def flow(layer: OverTime, x: Any, loss: Loss | None = None, state: Any = None, *
     Args:
         layer: one that runs forward, or several above each other: `nn.LSTM(...)`, `Recurrent` of any cell, `Stacked`.
             What is drawn at random is drawn anew: call `eval()` first. Dropout between layers is left out.
-        x: (T, B, I).
+        x: (T, B, I); (B, T, I) for a layer with `batch_first`.
         loss: of one step's output (B, H) and its number a scalar; half the sum of squares where None.
         state: the one to start from, as the cell takes it; of several layers a tuple; the layer's own where None.
         at: "last" for the loss of the last step, "all" for the sum of all steps'.
 
     Raises:
-        ArgumentError: for a layer that reads in reverse or from both ends, and for another `at`.
+        ArgumentError: for a layer that reads in reverse or from both ends, for another `at`, and for a loss that is no
+            scalar.
     """
     layers = _forward(layer)
     if at not in ("last", "all"):
@@ -132,16 +146,26 @@ def flow(layer: OverTime, x: Any, loss: Loss | None = None, state: Any = None, *
     x = as_tensor(x)
     if x.ndim != 3 or not len(x):
         raise ArgumentError("flow: x is a sequence", expected="(T, B, I), T of at least 1", got=x.shape)
+    if loss is not None and not callable(loss):
+        raise ArgumentError(
+            "flow: no such loss", expected="a function of a step's output and its number", got=repr(loss)
+        )
+    if layer.batch_first:
+        x = permute_dims(x, (1, 0, 2))
+    if isinstance(layer, Layers) and state is None:
+        state = layer.own_states(x.shape[1])
+        state = state[0] if state is not None and len(layers) == 1 else state
     step = _Steps(*_as_one(layers, x, state), loss or _half_square)
     slopes, held, arrives = step.slopes(), step.slopes(gates=False), step.arrivals()
     steps, output = len(x), step.output_part
     losses = [steps - 1] if at == "last" else list(range(steps))
-    alone, gradients = slopes.back(arrives, output, losses)
-    _, direct = held.back(arrives, output, losses)
-    each = np.stack([slopes.back(arrives, output, [t])[1] for t in range(steps)])
-    shares, sums = step.shares(alone, arrives, losses)
+    with np.errstate(over="ignore", invalid="ignore"):  # what explodes is infinite
+        alone, gradients = slopes.back(arrives, output, losses)
+        _, direct = held.back(arrives, output, losses)
+        each = np.stack([slopes.back(arrives, output, [t])[1] for t in range(steps)])
+        shares, sums = step.shares(alone, arrives, losses)
     jacobians = slopes.states
-    return Flow(step.parts, jacobians, gradients, direct, each, shares, sums, _exponents(jacobians))
+    return Flow(step.parts, jacobians, slopes.inside, gradients, direct, each, shares, sums, _exponents(jacobians))
 
 
 def _forward(layer: Any) -> list[Recurrent]:
@@ -198,8 +222,8 @@ def _as_one(layers: list[Recurrent], x: Tensor, state: Any) -> tuple[Cell, Tenso
 def _names(state: Any) -> list[str]:
     """What the parts of a cell's state are called."""
     count = len(list(leaves(state)))
-    named = getattr(type(state), "_fields", None) or (["hidden"] if count == 1 else None)
-    return list(named or [f"state {i + 1}" for i in range(count)])
+    named = getattr(type(state), "_fields", ("hidden",))  # unless there are more parts, in nests of its own
+    return list(named) if len(named) == count else [f"state {i + 1}" for i in range(count)]
 
 
 def _half_square(y: Tensor, t: int) -> Tensor:
@@ -208,7 +232,11 @@ def _half_square(y: Tensor, t: int) -> Tensor:
 
 
 def _norm(array: Array, axis: tuple[int, ...]) -> Array:
-    return np.asarray(np.sqrt(np.square(array).sum(axis)))
+    """By the largest, as the squares of what vanishes are 0, and of what explodes infinite."""
+    largest = np.abs(array).max(axis, keepdims=True)
+    scaled = np.divide(array, largest, out=np.zeros_like(array), where=(largest > 0.0) & (largest < np.inf))
+    norm, largest = np.sqrt(np.square(scaled).sum(axis)), largest.squeeze(axis)
+    return np.asarray(np.where(largest < np.inf, norm * np.where(largest < np.inf, largest, 0.0), largest))
 
 
 class _Slopes(NamedTuple):
@@ -262,12 +290,14 @@ class _Steps:
         self.size = end
         self.output_part: slice | None = None
 
-    def run(self, steps: slice, wants: bool = True) -> tuple[list[Tensor], Tensor, list[Tensor], dict[str, Tensor]]:
-        """These steps as rows of one: their states, the output, the new states, and what the cell named."""
-        rows = [part[steps].reshape(-1, *part.shape[2:]) for part in self.before]
-        given = [Tensor(part.copy()) for part in rows]
-        for part in given:
-            part.requires_grad = wants
+    def run(
+        self, steps: slice, wants: bool = True, given: list[Tensor] | None = None
+    ) -> tuple[list[Tensor], Tensor, list[Tensor], dict[str, Tensor]]:
+        """These steps as rows of one: their states (or those given), the output, the new states, what is named."""
+        if given is None:
+            given = [Tensor(part[steps].reshape(-1, *part.shape[2:]).copy()) for part in self.before]
+            for part in given:
+                part.requires_grad = wants
         x = np.asarray(self.x)[steps]
         with enable_grad(), named_values() as named:
             y, new = self.cell.checked_step(Tensor(x.reshape(-1, *x.shape[2:])), like(self.nest, iter(given)))
@@ -278,11 +308,14 @@ class _Steps:
         return given, y, parts, named
 
     def slopes(self, gates: bool = True) -> _Slopes:
-        """The derivatives of every step; without gates, with all that is named, but for states, held as it is."""
+        """The derivatives of every step; without gates, with all that is named, but for states, held as it is.
+
+        What has the name of a state is one on its way, such as before a projection.
+        """
         given, y, new, named = self.run(slice(None))
         states = {id(part) for part in new}
-        for tensor in named.values() if not gates else ():
-            if id(tensor) not in states and tensor.requires_grad:
+        for name, tensor in named.items() if not gates else ():
+            if id(tensor) not in states and name not in self.parts and tensor.requires_grad:
                 tensor.register_hook(lambda g: g * 0.0)
         inputs = [part for part in (*given, *new) if part.requires_grad]
         steps, rows = self.x.shape[:2]
@@ -322,6 +355,11 @@ class _Steps:
             y.requires_grad = True
             with enable_grad():
                 value = self.loss(y, t)
+                if not isinstance(value, Tensor) or value.shape != ():
+                    got = value.shape if isinstance(value, Tensor) else repr(value)
+                    raise ArgumentError(
+                        "flow: the loss of a step is a scalar", expected="a tensor of shape ()", got=got
+                    )
                 found.append(np.asarray(grad(value, y), np.float64).reshape(len(values), -1))
         return np.stack(found)
 
@@ -332,7 +370,10 @@ class _Steps:
         norms: dict[str, list[float]] = {name: [] for name in trained}
         sums = {name: np.zeros(p.shape) for name, p in trained.items()}
         for t in range(len(self.x)):
-            _, y, new, _ = self.run(slice(t, t + 1))
+            first = (
+                [as_tensor(part) for part in leaves(self.nest)] if t == 0 else None
+            )  # a learned one has its part too
+            _, y, new, _ = self.run(slice(t, t + 1), given=first)
             seeds = []
             for part, where in zip(new, self.parts.values()):
                 seeds.append((part, gradients[t][:, where].reshape(part.shape)))
@@ -353,10 +394,13 @@ class _Steps:
 
 
 def _exponents(jacobians: Array) -> Array:
-    """Benettin's way: how fast orthogonal directions grow, made orthogonal again at each step. Each row has its own."""
+    """Benettin's way: how fast orthogonal directions grow, made orthogonal again at each step. Each row has its own.
+
+    The first are those that the first step stretches most: a direction that it loses takes the last place.
+    """
     steps, rows, size = jacobians.shape[:3]
     total = np.zeros((rows, size))
-    q = np.broadcast_to(np.eye(size), (rows, size, size))
+    q = np.linalg.svd(jacobians[0])[2].swapaxes(1, 2)
     for jacobian in jacobians:
         q, r = np.linalg.qr(jacobian @ q)
         with np.errstate(divide="ignore"):

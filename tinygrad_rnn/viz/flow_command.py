@@ -76,12 +76,18 @@ def _layers(chosen: argparse.Namespace) -> dict[str, Any]:
     if chosen.source is not None:
         if said:
             raise ArgumentError("flow: --from says what is measured", got=f"--{next(iter(said))} beside it")
-        result = typed.returned(chosen.source, "flow", contextlib.nullcontext())
-        if not isinstance(result, tuple) or len(result) not in (2, 3):
-            raise ArgumentError(
-                "flow: the function returns something else", expected="(layer, x) or (layer, x, loss)", got=repr(result)
-            )
-        return {chosen.source.rpartition(":")[2]: lambda: flow(*result, at=chosen.loss)}
+
+        def measured(result: Any) -> Any:
+            if not isinstance(result, tuple) or len(result) not in (2, 3):
+                raise ArgumentError(
+                    "flow: the function returns something else",
+                    expected="(layer, x) or (layer, x, loss)",
+                    got=repr(result),
+                )
+            return flow(*result, at=chosen.loss)
+
+        own = (chosen.source, "flow", contextlib.nullcontext(), measured)
+        return {chosen.source.rpartition(":")[2]: lambda: typed.returned(*own)}
     net: dict[str, Any] = {**_NET, **said}
 
     def measure(cell: str) -> Any:

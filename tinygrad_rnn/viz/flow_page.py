@@ -68,7 +68,7 @@ def summary(flows: Mapping[str, Flow]) -> list[tuple[str, ...]]:
 
 def _largest_part(flow: Flow) -> Any:
     """The norm of the gradient of the whole state, step by step."""
-    return np.sqrt(np.sum([np.square(flow.norms(part)) for part in flow.parts], axis=0))
+    return np.hypot.reduce([flow.norms(part) for part in flow.parts])
 
 
 def figure(flows: Mapping[str, Flow]) -> Any:
@@ -79,7 +79,7 @@ def figure(flows: Mapping[str, Flow]) -> Any:
     except ImportError:
         need = "flow: pictures need matplotlib, which is not installed: pip install tinygrad_rnn[plot]"
         raise MissingError(f"{need} (csv needs nothing)") from None
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "flow"}):
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         made = Figure(figsize=(15.0, 3.5 * len(flows)), layout="constrained")
         axes = made.subplots(len(flows), 4, squeeze=False)
         low, high = _range(flows)
@@ -140,7 +140,8 @@ def _shares(axis: Any, flow: Flow) -> None:
 def _singular(axis: Any, flow: Flow) -> None:
     last = flow.steps - 1
     chosen = sorted({int(k) for k in np.linspace(0, last, min(flow.steps, 40))})
-    values = np.array([flow.singular_values(last, k).mean(0) for k in chosen])
+    part = next(iter(flow.parts))
+    values = np.array([flow.singular_values(last, k, part).mean(0) for k in chosen])
     for column, look in ((0, "-"), (values.shape[1] // 2, "--"), (values.shape[1] - 1, ":")):
         label = {"-": "largest", "--": "median", ":": "smallest"}[look]
         axis.semilogy(np.array(chosen) + 1, _seen(values[:, column]), look, color=style.INK, label=label)
@@ -152,7 +153,10 @@ def _singular(axis: Any, flow: Flow) -> None:
 def _drawn(flows: Mapping[str, Flow], format: str) -> bytes:
     made, content = figure(flows), io.BytesIO()
     plain = {"Date": None} if format == "svg" else {"Software": None}
-    made.savefig(content, format=format, dpi=110, metadata=plain)
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "flow"}):  # the same picture, the same file
+        made.savefig(content, format=format, dpi=110, metadata=plain)
     return content.getvalue()
 
 

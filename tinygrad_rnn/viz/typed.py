@@ -8,6 +8,7 @@ import os
 import runpy
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import ArgumentError, TinygradError
@@ -66,8 +67,13 @@ def head_and_tail(text: str) -> str | tuple[int, int]:
     return int(head), int(tail)
 
 
-def returned(source: str, tool: str, inside: contextlib.AbstractContextManager[Any]) -> Any:
-    """What a function of a file returns: FILE.py:FUNCTION, called inside a context.
+def returned(
+    source: str,
+    tool: str,
+    inside: contextlib.AbstractContextManager[Any],
+    then: Callable[[Any], Any] = lambda found: found,
+) -> Any:
+    """What a function of a file returns: FILE.py:FUNCTION, called inside a context; or what `then` makes of it.
 
     Raises:
         ArgumentError: where there is no such function, or it fails: with its error, and the line.
@@ -83,7 +89,8 @@ def returned(source: str, tool: str, inside: contextlib.AbstractContextManager[A
             if not callable(function):
                 raise ArgumentError(f"{tool}: {path} has no function {name}")
             with inside:
-                return function()
+                found = function()
+            return then(found)
     except (TinygradError, OSError, KeyboardInterrupt):
         raise
     except (Exception, SystemExit) as trouble:
