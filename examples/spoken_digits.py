@@ -13,7 +13,7 @@ import hashlib
 import io
 import sys
 import zipfile
-from pathlib import Path
+import zlib
 
 import numpy as np
 from scipy.fft import dct
@@ -25,6 +25,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 from tinygrad_rnn.data import cached
 from tinygrad_rnn.errors import FileError, TinygradError
+from tinygrad_rnn.viz.typed import positive
 
 URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
 DIGEST = "ddb17656a0bca4c5ddace082be188ca630516dc2ef1110afe3c4e9cc71173de4"
@@ -51,7 +52,7 @@ def read(path):
     digest = hashlib.sha256(b"".join(contents)).hexdigest()
     if digest != DIGEST:
         raise FileError(f"{path}: these are other recordings", expected=f"SHA-256 {DIGEST}", got=digest)
-    said = [Path(name).stem.split("_") for name in names]
+    said = [name.rpartition("/")[2].removesuffix(".wav").split("_") for name in names]
     sounds = [features(*wavfile.read(io.BytesIO(content))) for content in tqdm(contents, "features", disable=None)]
     return sounds, *(np.array(part) for part in zip(*[(int(digit), who, int(take)) for digit, who, take in said]))
 
@@ -97,15 +98,14 @@ def learn(sounds, digits, train, test, options, seed):
     tg.manual_seed(seed)
     sounds, rng, model = scaled(sounds, train), np.random.default_rng(seed), Listener(options.cell, options.hidden)
     optimizer = tg.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
-    with tqdm(range(options.epochs), f"seed {seed}", unit="epoch", disable=None, leave=False) as bar:
-        for epoch in bar:
-            optimizer.lr = 3e-3 * (1.0 - epoch / options.epochs)
-            for chosen in np.array_split(rng.permutation(train), max(len(train) // 64, 1)):
-                scores = model(*batch([varied(sounds[i], rng) for i in chosen]))
-                optimizer.zero_grad()
-                tg.cross_entropy(scores, tg.tensor(digits[chosen])).backward()
-                tg.optim.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
+    for epoch in tqdm(range(options.epochs), f"seed {seed}", unit="epoch", disable=None, leave=False):
+        optimizer.lr = 3e-3 * (1.0 - epoch / options.epochs)
+        for chosen in np.array_split(rng.permutation(train), max(len(train) // 64, 1)):
+            scores = model(*batch([varied(sounds[i], rng) for i in chosen]))
+            optimizer.zero_grad()
+            tg.cross_entropy(scores, tg.tensor(digits[chosen])).backward()
+            tg.optim.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
     model.eval()
     with tg.no_grad():
         scores = [model(*batch([sounds[i] for i in part])).numpy() for part in np.array_split(test, 8)]
@@ -126,7 +126,7 @@ def main(arguments=None):
     parser.add_argument("--split", choices=("take", "validation", "speaker"), default="take", help="what is held out")
     parser.add_argument("--cell", choices=tuple(CELLS), default="gru")
     for name, number in (("hidden", 64), ("epochs", 30), ("seeds", 1)):
-        parser.add_argument(f"--{name}", type=int, default=number, metavar="N", help="(%(default)s)")
+        parser.add_argument(f"--{name}", type=positive, default=number, metavar="N", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:
         sounds, digits, speakers, takes = read(options.data or cached(URL, "spoken_digits.zip", "--data FILE.zip"))
@@ -139,7 +139,7 @@ def main(arguments=None):
             print(f"{name}: {options.cell} {np.mean(found):.1%}{spread}, linear {linear(sounds, digits, *chosen):.1%}")
     except KeyboardInterrupt:
         return 130
-    except (TinygradError, OSError, zipfile.BadZipFile) as trouble:
+    except (TinygradError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as trouble:
         print(f"spoken_digits: {' '.join(str(trouble).split())}", file=sys.stderr)
         return 2
     return 0

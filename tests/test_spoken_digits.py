@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import runpy
 import zipfile
@@ -62,16 +63,20 @@ def test_a_batch_stands_side_by_side():
     assert not x.numpy()[3:, 0].any() and (x.numpy()[:, 1] == 5).all()
 
 
-@pytest.mark.parametrize("kind", ["none", "text", "other"])
+@pytest.mark.parametrize("kind", ["none", "text", "other", "damaged"])
 def test_what_is_no_such_archive_is_refused_in_a_line(tmp_path, capsys, kind):
     path = tmp_path / "digits.zip"
     if kind == "text":
         path.write_text("no archive")
-    if kind == "other":
+    if kind in ("other", "damaged"):
         sound = io.BytesIO()
         wavfile.write(sound, RATE, tone(400, 0.2, 0))
-        with zipfile.ZipFile(path, "w") as archive:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("recordings/0_nobody_0.wav", sound.getvalue())
+    if kind == "damaged":
+        content = bytearray(path.read_bytes())
+        content[60:80] = b"\xff" * 20  # where the recording is
+        path.write_bytes(content)
     assert EXAMPLE["main"](["--data", str(path)]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith("spoken_digits: ")
@@ -87,4 +92,11 @@ def test_a_file_is_downloaded_once_and_whole(tmp_path, monkeypatch, capsys):
     assert cached(source.as_uri(), "kept.bin").read_bytes() == b"content" and capsys.readouterr().err == ""
     with pytest.raises(FileError, match="another way"):
         cached((tmp_path / "missing").as_uri(), "missing.bin", "another way")
+
+    def broken(*_, **__):
+        raise http.client.IncompleteRead(b"half")
+
+    monkeypatch.setattr("urllib.request.urlopen", broken)
+    with pytest.raises(FileError, match="cannot get"):
+        cached(source.as_uri(), "missing.bin")
     assert not (path.parent / "missing.bin").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from ..errors import FileError
@@ -29,7 +30,7 @@ def cached(url: str, name: str, hint: str | None = None) -> Path:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 content = answer.read()
             path.parent.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as trouble:
+        except (OSError, ValueError, HTTPException) as trouble:
             raise FileError(f"download: cannot get {url}: {trouble}", hint=hint) from None
         write_whole(path, content)
     return path
