@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.data import bundled_text, read_text
-from tinygrad_rnn.errors import TinygradError
+from tinygrad_rnn.errors import ArgumentError, FileError, TinygradError
 from tinygrad_rnn.files import write_whole
 
 CLAIMS = ("memory", "gradients", "long_range", "gates", "text", "speech", "series", "gru")
@@ -57,6 +57,11 @@ class Lab:
 
     def __init__(self, size, text, digits):
         self.size, self.digits, self.kept = size, digits, {}
+        least = 20 * (size.language.batch * size.language.steps + 1)  # a twentieth of it is the test
+        if len(text) < least:
+            raise ArgumentError("the text is too short", expected=f"{least:,} symbols", got=f"{len(text):,}")
+        if digits and not Path(digits).is_file():
+            raise FileError(f"no such file: {digits}", hint="--digits FILE.zip")
         self.text = language.Text(text, size.language.batch, size.language.steps)
 
     def bar(self, items, what):
@@ -87,6 +92,13 @@ def told(claim):
     return "\n".join([head, *numbers, *([f"  {claim.why}"] if claim.why else []), ""])
 
 
+def writable(path):
+    """Make the folder of a file to write; what cannot be written is said before anything has run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise FileError(f"cannot write {path}", hint="--output FILE.html in a folder of yours")
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed, less of everything")
@@ -95,7 +107,7 @@ def main(arguments=None):
     parser.add_argument("--digits", metavar="FILE.zip", help="the spoken digits, where there is no network")
     parser.add_argument("--output", metavar="FILE.html", default="runs/deep_dive.html", help="(%(default)s)")
     options = parser.parse_args(arguments)
-    begin, done, stopped = time.perf_counter(), [], False
+    begin, done, stopped, failed = time.perf_counter(), [], False, False
     try:
         from claims.article import Claim, page
 
@@ -104,7 +116,7 @@ def main(arguments=None):
             read_text(options.text) if options.text else bundled_text(),
             options.digits,
         )
-        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+        writable(Path(options.output))
         with tqdm(options.only, "claims", unit="claim", disable=None) as bar:
             for name in bar:
                 try:
@@ -112,8 +124,11 @@ def main(arguments=None):
                 except KeyboardInterrupt:
                     stopped = True
                     break
-                except (TinygradError, ImportError, OSError) as trouble:
-                    done.append(Claim(name, why=" ".join(str(trouble).split())))
+                except Exception as trouble:  # the other claims are not lost
+                    known = isinstance(trouble, (TinygradError, ImportError, OSError))
+                    why = str(trouble) if known else f"{type(trouble).__name__}: {trouble}"
+                    done.append(Claim(name, why=" ".join(why.split())))
+                    failed = failed or not known
                 tqdm.write(told(done[-1]))
         left = [Claim(name, why="Stopped before this was done.") for name in options.only[len(done) :]]
         took = f"{(time.perf_counter() - begin) / 60:.1f} minutes"
@@ -125,7 +140,8 @@ def main(arguments=None):
         asked = sys.argv[1:] if arguments is None else arguments
         command = html.escape(shlex.join(["python", "examples/deep_dive.py", *asked]))
         write_whole(options.output, page([*done, *left], command=command, **about).encode())
-        print(f"{options.output}: {len(done)} of {len(options.only)} claims, {took}")
+        tried_out = sum(claim.verdict != "not run" for claim in done)
+        print(f"{options.output}: {tried_out} of {len(options.only)} claims, {took}")
     except ImportError as trouble:
         print(f"deep_dive: {trouble.name} is missing: pip install -e '.[examples]'", file=sys.stderr)
         return 2
@@ -135,7 +151,7 @@ def main(arguments=None):
     except OSError as trouble:
         print(f"deep_dive: {trouble.filename or ''}: {trouble.strerror}", file=sys.stderr)
         return 2
-    return 130 if stopped else 0
+    return 130 if stopped else int(failed)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
     python examples/language.py                                 # five minutes, on text that every Python carries
     python examples/language.py --text FILE --seconds 600 --parameters 500000
 
-The first nine tenths are learned from; half of the rest has chosen rates and moments, the other half is the test. The
-baselines need no network: a compressor (LZMA) that has seen the training text, and counts of what came after the last
-symbols, with shorter contexts mixed in (Kneser and Ney 1995). The model is char_lm.py's.
+Nine tenths are learned from; half of the rest has chosen rates and moments, the other half is the test. Beside them: a
+compressor (LZMA) that has seen the training text, and counts of what came after the last symbols (Kneser and Ney 1995).
 """
 
 import argparse
@@ -15,7 +14,7 @@ import time
 from collections import namedtuple
 
 import numpy as np
-from char_lm import BITS, CELLS, CharacterModel, loss_of, update
+from char_lm import BITS, CELLS, CharacterModel, fraction, loss_of, positive, update
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -121,7 +120,8 @@ def main(arguments=None):
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
     many = {"seconds": 60.0, "parameters": 200_000, "dropout": 0.1, "seeds": 1, "moments": 10, "batch": 32, "steps": 64}
     for name, number in many.items():
-        parser.add_argument(f"--{name}", type=type(number), default=number, metavar="N", help="(%(default)s)")
+        kind = {"seconds": positive(float), "dropout": fraction}.get(name, positive(int))
+        parser.add_argument(f"--{name}", type=kind, default=number, metavar="N", help="(%(default)s)")
     options = parser.parse_args(arguments)
     try:
         text = Text(read_text(options.text) if options.text else bundled_text(), options.batch, options.steps)

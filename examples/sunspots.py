@@ -18,6 +18,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 from tinygrad_rnn.errors import MissingError, TinygradError
 from tinygrad_rnn.files import write_whole
+from tinygrad_rnn.viz.typed import positive
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
 AHEAD, LEVELS, LAGS, CYCLE = (1, 12, 60), (0.1, 0.5, 0.9), 12, 132
@@ -120,7 +121,7 @@ def main(arguments=None):
     parser.add_argument("--part", choices=tuple(PARTS), default="test", help="what is forecast")
     parser.add_argument("--cell", choices=tuple(CELLS), default="gru")
     for name, number in (("hidden", 32), ("updates", 600), ("seeds", 1)):
-        parser.add_argument(f"--{name}", type=int, default=number, metavar="N", help="(%(default)s)")
+        parser.add_argument(f"--{name}", type=positive, default=number, metavar="N", help="(%(default)s)")
     parser.add_argument("--output", metavar="FILE.csv", help="write every forecast")
     options = parser.parse_args(arguments)
     try:

@@ -103,6 +103,10 @@ def test_what_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         language.main(["--cells", "elman"])
     assert end.value.code == 2
+    for asked in (["--seconds", "0"], ["--moments", "0"], ["--seeds", "-1"], ["--dropout", "1"]):
+        with pytest.raises(SystemExit) as end:
+            language.main(asked)
+        assert end.value.code == 2
     assert language.main(["--text", str(tmp_path / "none.txt")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("language: ")
 

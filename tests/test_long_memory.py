@@ -54,10 +54,28 @@ def test_digits_are_never_measured_on_what_is_learned_from():
     digits = EXAMPLE["Digits"]()
     x, target = digits(rng(), 32, 64)
     assert x.shape == (64, 32, 1) and target.shape == (1, 32) and x.min() >= 0.0 and x.max() == 1.0
-    held, _ = digits(rng(), 600, 64)
-    learned, _ = digits(rng(), 500, 64)
+    held, _ = digits.held(rng(), 600, 64)
+    learned, _ = digits(rng(), 600, 64)
     rows = [{row.tobytes() for row in part[..., 0].T} for part in (held, learned)]
     assert not rows[0] & rows[1]
+
+
+def test_a_run_is_measured_on_what_is_held(monkeypatch):
+    asked = []
+
+    class Task:
+        def __call__(self, rng, rows, steps):
+            asked.append(("learn", rows))
+            return EXAMPLE["adding"](rng, rows, steps)
+
+        def held(self, rng, rows, steps):
+            asked.append(("measure", rows))
+            return EXAMPLE["adding"](rng, rows, steps)
+
+    monkeypatch.setitem(EXAMPLE["TASKS"], "digits", (Task(), 0, 0.01))
+    options = Namespace(hidden=4, batch=600)
+    EXAMPLE["Learner"]("digits", "rnn", 21, 1e-3, "plain", 0, options).run(2, EXAMPLE["tqdm"](disable=True))
+    assert asked == [("learn", 2), ("learn", 600), ("learn", 600), ("measure", 600)]
 
 
 def test_a_short_run(tmp_path, capsys):
@@ -127,15 +145,18 @@ def test_what_is_done_is_kept(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setitem(MAIN.__globals__, "trial", trial)
     path = tmp_path / "memory.csv"
-    assert MAIN(["--gaps", "25", "--output", str(path)]) == 0
+    assert MAIN(["--gaps", "25", "--output", str(path)]) == 130
     assert "what is done is kept" in capsys.readouterr().err
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_what_is_refused(tmp_path, capsys, monkeypatch):
     for asked, says in (
-        (["--gaps", "5"], "too short"),
-        (["--gaps", "x"], "invalid"),
+        (["--gaps", "5"], "at least 21"),
+        (["--gaps", "x"], "whole number"),
+        (["--seeds", "0"], "from 1"),
+        (["--output", "memory.gif"], "FILE.csv, .png or .svg"),
+        (["--output", "memory"], "FILE.csv, .png or .svg"),
         (["--cells", "elman"], "some of"),
     ):
         try:

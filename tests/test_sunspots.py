@@ -62,6 +62,9 @@ def test_a_short_run(tmp_path, capsys):
 
 
 def test_without_the_numbers_there_is_a_line(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        EXAMPLE["main"](["--seeds", "0"])
+    assert end.value.code == 2 and "from 1" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "statsmodels", None)
     assert EXAMPLE["main"]([]) == 2
     said = capsys.readouterr()

@@ -69,6 +69,18 @@ def inside(model, steps):
     return x.numpy(), r, flow
 
 
+def succeeded(run):
+    """Whether a run has learned to add."""
+    return run[0] < 0.01
+
+
+def needed(runs, bits):
+    """Of each kind whether what it is without is needed: by every run on text, or by every run of adding."""
+    whole = all(succeeded(run) for run in runs["LSTM"])
+    fails = {kind for kind, found in runs.items() if whole and not any(succeeded(run) for run in found)}
+    return {kind: kind in fails or bits["LSTM"].max() < bits[kind].min() for kind in bits if kind != "LSTM"}
+
+
 def claim(lab):
     size, runs, bits = lab.size, {}, {}
     steps, seeds, kinds = size.gate_steps, size.gate_seeds, list(KINDS)[: size.kinds]
@@ -80,7 +92,7 @@ def claim(lab):
         for kind in kinds:
             learn = partial(language.learn, lab.text, layer_of(kind), 1e-2, size.gate_text_updates, size.language)
             bits[kind] = np.array([learn(seed, bar, times=1, pace=1)[1].test for seed in range(size.gate_texts)])
-    done = {kind: [run for run in found if run[0] < 0.01] for kind, found in runs.items()}
+    done = {kind: [run for run in found if succeeded(run)] for kind, found in runs.items()}
     model = min(runs["LSTM"], key=lambda run: np.nan_to_num(run[0], nan=np.inf))[2]
     x, r, flow = inside(model, steps)
     marks, gate = x[..., 1] > 0, r["input_gate"]
@@ -104,7 +116,9 @@ def claim(lab):
 
     def spent(axis):
         for i, found in enumerate(runs.values()):
-            axis.scatter([run[1] for run in found], [i] * len(found), color=colour_of("lstm" if i == 0 else "", i))
+            colour = colour_of("lstm" if i == 0 else "", i)
+            for run in found:
+                axis.scatter(run[1], i, edgecolors=colour, facecolors=colour if succeeded(run) else "none")
         axis.set(yticks=range(len(runs)), yticklabels=list(runs), xlim=(0, None))
         axis.invert_yaxis()
 
@@ -118,12 +132,11 @@ def claim(lab):
         return (kind, f"{len(learns)} of {len(found)}", updates, f"{error:.4f}" if error < 100 else "diverged", scored)
 
     costs = {kind: float(each.mean() - bits["LSTM"].mean()) for kind, each in bits.items() if kind != "LSTM"}
-    fails = {kind for kind in runs if not done[kind] and done["LSTM"]}
-    needed = {kind: kind in fails or bits["LSTM"].max() < bits[kind].min() for kind in costs}
-    single = [needed[kind] for kind in costs if len(KINDS[kind]) == 1]
+    need = needed(runs, bits)
+    single = [need[kind] for kind in need if len(KINDS[kind]) == 1]
     return Claim(
         "gates",
-        verdict="holds" if len(single) == 3 and all(single) else "partly" if any(needed.values()) else "not seen",
+        verdict="holds" if len(single) == 3 and all(single) else "partly" if any(need.values()) else "not seen",
         found={
             "costs": listed([f"{kind} {cost:+.3f}" for kind, cost in costs.items()]),
             "whole": f"{bits['LSTM'].mean():.3f}",
@@ -160,5 +173,5 @@ def claim(lab):
             f"input gate at marks / elsewhere, unit {unit}": f"{at_marks[unit]:.2f} / {elsewhere[unit]:.2f}",
             f"gradient {back} steps back, along the cell state alone": f"{share:.0%}",
         },
-        code=(Gated, learned, long_memory.searched, inside),
+        code=(Gated, learned, long_memory.searched, needed, inside),
     )

@@ -99,6 +99,7 @@ def claim(lab):
             **{cell: number(ratio[cell], 1) for cell in CELLS},
             "open": number(ratio[OPEN]),
             "identity": number(ratio["ReLU, identity"]),
+            "lstm_step": f"{ratio['lstm'] ** (1 / DISTANCE):.2f}",
             "grown": number(ratio["orthogonal × 1.5"]),
             "no_cure": "So the LSTM is no cure by itself; but its" if ratio["lstm"] < 1e-3 else "Its",
             "curves": panels(

@@ -42,9 +42,8 @@ def beside(lab):
     kept = {name: part for name, part in lab.kept.items() if part.keys() >= {*pair}}
     for task, trials in lab.kept.get("long_range", {}).items():
         shared = [gap for gap in trials["lstm"] if gap in trials["gru"]]
-        for what in ("updates", "seconds"):
-            runs = [[[run[what] for run in trials[cell][gap]] for gap in shared] for cell in pair]
-            rows.append((f"{task}, {what} to learn it", *runs, 0.25))
+        runs = [[[run["updates"] for run in trials[cell][gap]] for gap in shared] for cell in pair]
+        rows.append((f"{task}, updates to learn it", *runs, 0.25))
     if "text" in kept:
         rows.append(("text, bits per character", *[[kept["text"][cell]] for cell in pair], 0.03))
     if "speech" in kept:
@@ -111,7 +110,9 @@ def claim(lab):
                 panel(bars(count), "parameters at equal width", height=2.3),
                 panel(bars(spent), "µs a step, forward and back", height=2.3),
             ),
-            "table": table(
+            "table": ""
+            if not rows
+            else table(
                 ["", "LSTM", "GRU", "GRU / LSTM"],
                 [
                     (what, f"{lstm.mean():.4g}", f"{gru.mean():.4g}", f"{gru.mean() / max(lstm.mean(), 1e-9):.2f}")
@@ -123,7 +124,7 @@ def claim(lab):
         numbers={
             f"parameters at {hidden} units": " / ".join(f"{name_of(c)} {count[c]:,}" for c in CELLS),
             "µs a step": " / ".join(f"{name_of(c)} {spent[c]:.1f}" for c in CELLS),
-            "forget gate against 1 - input gate, in the LSTM": "" if coupled is None else f"{coupled:+.2f}",
-        },
+        }
+        | ({} if coupled is None else {"forget gate against 1 - input gate, in the LSTM": f"{coupled:+.2f}"}),
         code=(sizes, times, clearly, coupling),
     )

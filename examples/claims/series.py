@@ -18,6 +18,11 @@ def forecast(cell, options, seeds):
     return sunspots.judged(numbers, first, "test", end, runs)
 
 
+def by_distance(names):
+    """Who it is at each distance; where nobody is, nothing."""
+    return ", ".join(f"{ahead}: {name_of(name)}" for ahead, name in zip(sunspots.AHEAD, names) if name)
+
+
 def claim(lab):
     size, found = lab.size, {}
     try:
@@ -30,6 +35,13 @@ def claim(lab):
     means = {cell: errors.mean(0) for cell, errors in found.items()}
     every = {**{name: np.array(errors) for name, errors in baselines.items()}, **means}
     winners = [min(every, key=lambda name: every[name][i]) for i in range(3)]
+    seeds = {name: np.atleast_2d(found.get(name, mean)) for name, mean in every.items()}
+    certain = [
+        winner
+        if seeds[winner][:, i].max() < min(each[:, i].min() for name, each in seeds.items() if name != winner)
+        else None
+        for i, winner in enumerate(winners)
+    ]
     known = np.min([errors for name, errors in every.items() if name not in found], 0)
     simple = np.minimum(every["last value"], every["last cycle"])
     holds = any((mean < known).all() for mean in means.values())
@@ -53,7 +65,8 @@ def claim(lab):
         verdict="holds" if holds else "partly" if partly else "not seen",
         found={
             "errors": ", ".join(f"{name_of(name)} " + " / ".join(f"{e:.1f}" for e in every[name]) for name in every),
-            "winners": ", ".join(f"{ahead}: {name_of(name)}" for ahead, name in zip(sunspots.AHEAD, winners)),
+            "winners": by_distance(winners),
+            "certain": by_distance(certain) or "nobody",
             "means": "One seed."
             if size.series_seeds == 1
             else f"Means of {size.series_seeds} seeds; in brackets from the least error to the largest.",

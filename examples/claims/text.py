@@ -75,7 +75,7 @@ def claim(lab):
         verdict="holds"
         if bits[best].mean() < counts[order]
         else "partly"
-        if bits[best].mean() < counts[2]
+        if bits[best].mean() < counts[1]
         else "not seen",
         found={
             "seconds": f"{size.seconds:g}",
