@@ -267,7 +267,7 @@ def test_comparisons_take_runs_of_the_lengths_that_both_cells_tried():
 @pytest.mark.parametrize(
     ("tanh", "simple", "lstm", "gru", "verdict", "says"),
     [
-        (0, 25, 50, 50, "holds", "no run of the simple RNN, from any start, learns the 50 steps that every run of both"),
+        (0, 25, 50, 50, "holds", "no run of the simple RNN, from any start, learns the 50 steps that every run"),
         (
             0,
             50,
