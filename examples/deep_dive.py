@@ -16,6 +16,7 @@ import platform
 import shlex
 import sys
 import time
+import traceback
 from argparse import Namespace
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def main(arguments=None):
                     known = isinstance(trouble, (TinygradError, ImportError, OSError))
                     why = str(trouble) if known else f"{type(trouble).__name__}: {trouble}"
                     done.append(Claim(name, why=" ".join(why.split())))
-                    failed = failed or not known
+                    if not known:
+                        failed = True
+                        traceback.print_exc()
                 tqdm.write(told(done[-1]))
         left = [Claim(name, why="Stopped before this was done.") for name in options.only[len(done) :]]
         took = f"{(time.perf_counter() - begin) / 60:.1f} minutes"

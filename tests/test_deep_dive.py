@@ -217,6 +217,7 @@ def test_the_verdict_on_the_gru_follows_the_numbers(monkeypatch, faster, gru_bit
         ([[1.0, 1.0], [2.0, 2.0]], [[1.5, 1.5], [3.0, 3.0]], 0.25, True),  # lengths are not mixed
         ([[1.0, 1.0], [2.0, 2.0]], [[1.5, 1.5], [1.9, 9.0]], 0.25, False),
         ([[0.0]], [[0.0]], 0.03, False),
+        ([[1.0, 1.0], [9.0, 9.0]], [[5.0, 5.0], [9.0, 9.0]], 0.25, True),  # both spent the whole budget at one length
     ],
 )
 def test_one_is_better_only_where_no_run_says_otherwise(less, more, margin, so):
@@ -235,9 +236,11 @@ def test_a_forecast_is_ahead_for_certain_where_every_seed_is(monkeypatch):
     monkeypatch.setattr(series, "forecast", lambda *_: (errors, mine, [0.8] * 3, rows))
     claim = series.claim(Namespace(size=TINY, kept={}))
     assert claim.found["winners"] == "1: GRU, 12: GRU, 60: autoregression"
-    assert claim.found["certain"] == "1: GRU, 60: autoregression" and claim.verdict == "partly"
+    assert claim.found["certain"] == "GRU at 1 of the 3 distances" and claim.verdict == "partly"
     mine[:] = 5.0
-    assert series.claim(Namespace(size=TINY, kept={})).found["certain"] == "nobody"
+    assert series.claim(Namespace(size=TINY, kept={})).found["certain"] == "GRU at none of the 3 distances"
+    mine[:] = 4.0
+    assert series.claim(Namespace(size=TINY, kept={})).verdict == "holds"
 
 
 def test_a_gate_is_needed_where_every_run_with_it_learns_and_none_without():
@@ -278,6 +281,7 @@ def test_comparisons_take_runs_of_the_lengths_that_both_cells_tried():
         ),
         (25, 25, 25, 50, "not seen", "25 steps that every run of both gated cells learns, the tanh RNN too"),
         (0, 0, 0, 50, "not seen", "it decides nothing"),
+        (50, 25, 50, 50, "not seen", "learns the 50 steps"),  # any start may be the plain one
     ],
 )
 def test_the_verdict_on_long_memory_follows_the_numbers(monkeypatch, tanh, simple, lstm, gru, verdict, says):
@@ -295,7 +299,8 @@ def test_the_verdict_on_long_memory_follows_the_numbers(monkeypatch, tanh, simpl
     if verdict == "holds":  # one run of a gated cell that fails, and nothing is decided at that length
         reach["lstm"][50].append({**reach["lstm"][50][0], "learned": False})
         claim = long_range.claim(lab)
-        assert claim.verdict == "partly" and "learns the 25 steps that every run" in claim.found["lesson"]
+        assert claim.verdict == "partly" and long_range.surely(reach["lstm"], reach["gru"]) == 25
+        assert "learns the 25 steps that every run" in claim.found["lesson"]
 
 
 @pytest.mark.parametrize("kind", [tg.errors.ArgumentError, KeyError])

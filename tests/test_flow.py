@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,12 @@ def test_what_vanishes_keeps_its_norm_and_what_explodes_is_said():
         nn.Recurrent(cell), tg.zeros(121, 1, 1, dtype="float64"), state=tg.full((1, 1), 1e-300, dtype="float64")
     )
     assert flow.norms()[0] == np.inf and flow.norms()[-1] < 1e100
+    assert flow_page.to_csv({"": flow}).count("inf") > 1
+    if importlib.util.find_spec("matplotlib"):
+        assert flow_page.to_bytes({"": flow}, "svg")
+    with tg.no_grad():
+        cell.weight_hh.copy_(np.full((1, 1), np.nan))
+    assert np.isnan(tg.viz.flow(nn.Recurrent(cell), x[:3]).norms()).all()  # and no trouble
     assert np.isnan(flow.singular_values(120, 0)).all() and np.isfinite(flow.singular_values(9, 0)).all()
 
 
@@ -223,6 +230,24 @@ def test_learned_states_are_where_it_starts(layers):
     flow, outputs = tg.viz.flow(layer, x), layer(x)[0]
     last = [part for part in flow.parts if part.startswith("hidden")][-1]
     np.testing.assert_allclose(flow.norms(last)[-1], np.linalg.norm(np.asarray(outputs)[-1]), rtol=1e-10)
+
+
+def test_a_stack_takes_the_learned_states_of_what_is_inside():
+    lower, upper = nn.LSTM(I, H, learned_state=True, dtype="float64"), nn.GRU(H, H, dtype="float64")
+    with tg.no_grad():
+        lower.initial_cell.copy_(np.random.default_rng(1).standard_normal((1, H)))
+    stack, x = nn.Stacked([lower, upper]), tg.randn(T, B, I, dtype="float64")
+    last = np.asarray(stack(x)[0])[-1]
+    np.testing.assert_allclose(tg.viz.flow(stack, x).norms("hidden 2")[-1], np.linalg.norm(last), rtol=1e-10)
+
+
+def test_a_state_that_is_given_is_a_number_and_no_history():
+    layer, x = nn.Recurrent(nn.GRUCell(I, H, dtype="float64")), tg.randn(T, B, I, dtype="float64")
+    outputs, state = layer(x)
+    flow, plain = tg.viz.flow(layer, x, state=state), tg.viz.flow(layer, x, state=state.detach())
+    for name, total in plain.sums.items():
+        np.testing.assert_array_equal(flow.sums[name], total)
+    outputs.sum().backward()  # its graph is as it was
 
 
 def test_a_learned_state_of_a_cell_has_its_gradient_at_the_first_step():

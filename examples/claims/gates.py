@@ -173,5 +173,5 @@ def claim(lab):
             f"input gate at marks / elsewhere, unit {unit}": f"{at_marks[unit]:.2f} / {elsewhere[unit]:.2f}",
             f"gradient {back} steps back, along the cell state alone": f"{share:.0%}",
         },
-        code=(Gated, learned, long_memory.searched, needed, inside),
+        code=(Gated, learned, long_memory.searched, succeeded, needed, inside),
     )

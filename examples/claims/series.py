@@ -7,7 +7,7 @@ import sunspots
 
 from tinygrad_rnn.errors import MissingError
 
-from .article import Claim, colour_of, name_of, panel, panels, spread, table
+from .article import Claim, colour_of, listed, name_of, panel, panels, spread, table
 
 
 def forecast(cell, options, seeds):
@@ -16,11 +16,6 @@ def forecast(cell, options, seeds):
     end = 12 * (sunspots.PARTS["validation"][0] - first)
     runs = [sunspots.learn(numbers, end, Namespace(cell=cell, **vars(options)), seed) for seed in range(seeds)]
     return sunspots.judged(numbers, first, "test", end, runs)
-
-
-def by_distance(names):
-    """Who it is at each distance; where nobody is, nothing."""
-    return ", ".join(f"{ahead}: {name_of(name)}" for ahead, name in zip(sunspots.AHEAD, names) if name)
 
 
 def claim(lab):
@@ -35,17 +30,11 @@ def claim(lab):
     means = {cell: errors.mean(0) for cell, errors in found.items()}
     every = {**{name: np.array(errors) for name, errors in baselines.items()}, **means}
     winners = [min(every, key=lambda name: every[name][i]) for i in range(3)]
-    seeds = {name: np.atleast_2d(found.get(name, mean)) for name, mean in every.items()}
-    certain = [
-        winner
-        if seeds[winner][:, i].max() < min(each[:, i].min() for name, each in seeds.items() if name != winner)
-        else None
-        for i, winner in enumerate(winners)
-    ]
     known = np.min([errors for name, errors in every.items() if name not in found], 0)
+    ahead = {name: errors.max(0) < known for name, errors in found.items()}  # from every seed
     simple = np.minimum(every["last value"], every["last cycle"])
-    holds = any((mean < known).all() for mean in means.values())
-    partly = any((mean < known).any() or (mean < simple).all() for mean in means.values())
+    holds = any(where.all() for where in ahead.values())
+    partly = any(where.any() for where in ahead.values()) or any((mean < simple).all() for mean in means.values())
 
     def drawn(ahead):
         def draw(axis):
@@ -65,8 +54,13 @@ def claim(lab):
         verdict="holds" if holds else "partly" if partly else "not seen",
         found={
             "errors": ", ".join(f"{name_of(name)} " + " / ".join(f"{e:.1f}" for e in every[name]) for name in every),
-            "winners": by_distance(winners),
-            "certain": by_distance(certain) or "nobody",
+            "winners": ", ".join(f"{months}: {name_of(name)}" for months, name in zip(sunspots.AHEAD, winners)),
+            "certain": listed(
+                [
+                    f"{name_of(name)} at {where.sum() or 'none'} of the {len(where)} distances"
+                    for name, where in ahead.items()
+                ]
+            ),
             "means": "One seed."
             if size.series_seeds == 1
             else f"Means of {size.series_seeds} seeds; in brackets from the least error to the largest.",

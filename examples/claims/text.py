@@ -69,7 +69,7 @@ def claim(lab):
         )
 
     nearest = min(counts, key=lambda symbols: abs(counts[symbols] - bits[best].mean()))
-    baselines = {"compressor": squeezed} | {f"counts after {n} symbols": counts[n] for n in sorted({2, order})}
+    baselines = {"compressor": squeezed} | {f"counts after {n} symbols": counts[n] for n in sorted({1, 2, order})}
     return Claim(
         "text",
         verdict="holds"

@@ -44,7 +44,7 @@ class record:
 
     The values are (T, B, H), without a history, and 0 past a row's length; they come from the fused engine as from the
     other, and training goes on as it would. Where a layer runs several times, those of the last time are kept. Holds
-    for this thread. Nets of several layers have them by the layer's number; two nets are recorded one after the other.
+    for this thread. Nets of several layers have them by the layer's number; two nets take a record each.
 
     Args:
         names: as in `Tensor.named`, such as "forget_gate" or "cell".
@@ -104,7 +104,7 @@ class record:
             raise ArgumentError(
                 f"record: {len(self._layers[where])} layers of different nets have {where}",
                 expected="one",
-                hint="record one net after the other, in a `with` each",
+                hint="a record for each net",
             )
         return found[where]
 

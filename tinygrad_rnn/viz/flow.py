@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.backward import grad
-from ..autograd.nest import leaves, like
+from ..autograd.nest import leaves, like, map_nest
 from ..autograd.tape import enable_grad, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError
@@ -152,9 +152,11 @@ def flow(layer: OverTime, x: Any, loss: Loss | None = None, state: Any = None, *
         )
     if layer.batch_first:
         x = permute_dims(x, (1, 0, 2))
-    if isinstance(layer, Layers) and state is None:
-        state = layer.own_states(x.shape[1])
-        state = state[0] if state is not None and len(layers) == 1 else state
+    if state is None:
+        own = _own_states(layer, x.shape[1])
+        state = own if len(layers) > 1 else own[0]
+    else:  # where it came from is no part of this
+        state = map_nest(lambda part: as_tensor(part).detach(), state)
     step = _Steps(*_as_one(layers, x, state), loss or _half_square)
     slopes, held, arrives = step.slopes(), step.slopes(gates=False), step.arrivals()
     steps, output = len(x), step.output_part
@@ -181,6 +183,13 @@ def _forward(layer: Any) -> list[Recurrent]:
     return [one for inside in stack.layers for one in _forward(inside)]
 
 
+def _own_states(layer: Any, batch_size: int) -> list[Any]:
+    """For each layer inside the state that it learned to start from; None where its cell knows."""
+    if isinstance(layer, Layers):
+        return layer.own_states(batch_size) or [None] * layer.num_layers
+    return [one for inside in getattr(layer, "layers", ()) for one in _own_states(inside, batch_size)] or [None]
+
+
 class _Above(Cell):
     """Cells one above another, as one: its state is a tuple of theirs."""
 
@@ -204,13 +213,12 @@ def _as_one(layers: list[Recurrent], x: Tensor, state: Any) -> tuple[Cell, Tenso
     if len(layers) == 1:
         first = layers[0].fitted(state, x.shape[1])
         return layers[0].cell.for_sequence(), x, first, layers[0].states(x, state), _names(first)
-    given = [None] * len(layers) if state is None else state
-    if not isinstance(given, (tuple, list)) or len(given) != len(layers):
+    if not isinstance(state, (tuple, list)) or len(state) != len(layers):
         raise ArgumentError(
             "flow: one state for each layer", expected=f"a tuple of {len(layers)}", got=type(state).__name__
         )
     firsts, states, names, outputs = [], [], [], x
-    for i, (layer, own) in enumerate(zip(layers, given), 1):
+    for i, (layer, own) in enumerate(zip(layers, state), 1):
         firsts.append(layer.fitted(own, x.shape[1]))
         states.append(layer.states(outputs, own))
         names += [f"{name} {i}" for name in _names(firsts[-1])]
@@ -388,7 +396,7 @@ class _Steps:
             )
             for name, g in zip(trained, found):
                 share = np.zeros(trained[name].shape) if g is None else np.asarray(g, np.float64)
-                norms[name].append(float(np.linalg.norm(share)))
+                norms[name].append(float(_norm(share, tuple(range(share.ndim)))))
                 sums[name] += share
         return {name: np.array(values) for name, values in norms.items()}, sums
 
@@ -400,7 +408,9 @@ def _exponents(jacobians: Array) -> Array:
     """
     steps, rows, size = jacobians.shape[:3]
     total = np.zeros((rows, size))
-    q = np.linalg.svd(jacobians[0])[2].swapaxes(1, 2)
+    q = np.broadcast_to(np.eye(size), (rows, size, size))
+    if np.isfinite(jacobians[0]).all():
+        q = np.linalg.svd(jacobians[0])[2].swapaxes(1, 2)
     for jacobian in jacobians:
         q, r = np.linalg.qr(jacobian @ q)
         with np.errstate(divide="ignore"):

@@ -16,8 +16,8 @@ from .flow import Flow
 
 FORMATS = ("svg", "png", "html", "csv")
 
-#: Of a gradient that underflows nothing is drawn.
-_LEAST = 1e-30
+#: What is less has all but vanished, what is more exploded: nothing is drawn of it.
+_LEAST, _MOST = 1e-30, 1e100
 
 
 def to_bytes(flows: Mapping[str, Flow], format: str) -> bytes:
@@ -93,7 +93,8 @@ def figure(flows: Mapping[str, Flow]) -> Any:
 
 def _range(flows: Mapping[str, Flow]) -> tuple[float, float]:
     """One scale for all: of the gradients over time."""
-    found = [norm for flow in flows.values() for part in flow.parts for norm in flow.norms(part) if norm > _LEAST]
+    found = [norm for flow in flows.values() for part in flow.parts for norm in flow.norms(part)]
+    found = [norm for norm in found if _LEAST < norm < _MOST]
     return (min(found, default=1.0) / 2, max(found, default=1.0) * 2)
 
 
@@ -111,13 +112,13 @@ def _over_time(axis: Any, name: str, flow: Flow, low: float, high: float) -> Non
 
 
 def _seen(norms: Any) -> Any:
-    """What is 0, or next to it, has no place on a scale of powers."""
-    return np.where(norms > _LEAST, norms, np.nan)
+    """What is 0, or next to it, or all but infinite has no place on a scale of powers."""
+    return np.where((norms > _LEAST) & (norms < _MOST), norms, np.nan)
 
 
 def _matrix(axis: Any, flow: Flow) -> Any:
     matrix = flow.matrix(next(iter(flow.parts)))
-    shown = np.log10(np.maximum(matrix, _LEAST))
+    shown = np.log10(np.clip(matrix, _LEAST, _MOST))
     shown[np.triu_indices(flow.steps, 1)] = np.nan
     ends = (0.5, flow.steps + 0.5)
     least = max(float(np.nanmin(shown)), float(np.nanmax(shown)) - 12.0)
@@ -131,7 +132,7 @@ def _shares(axis: Any, flow: Flow) -> None:
     for i, (name, share) in enumerate(flow.shares.items()):
         colour = (*style.STATES.values(), *style.OTHERS)[i % (len(style.STATES) + len(style.OTHERS))]
         axis.semilogy(steps, _seen(share), label=name, color=colour, linestyle=("-", "--")[i // 5 % 2])
-    seen = [norm for share in flow.shares.values() for norm in share if norm > _LEAST] or [1.0]
+    seen = [norm for share in flow.shares.values() for norm in share if _LEAST < norm < _MOST] or [1.0]
     ends = (max(min(seen) / 2, max(seen) * 1e-12), max(seen) * 2)
     axis.set(title="each step's part of dL / dW", xlabel="step", ylim=ends)
     axis.legend(fontsize=7, loc="lower right")
