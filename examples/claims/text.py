@@ -69,7 +69,9 @@ def claim(lab):
         )
 
     nearest = min(counts, key=lambda symbols: abs(counts[symbols] - bits[best].mean()))
-    baselines = {"compressor": squeezed} | {f"counts after {n} symbols": counts[n] for n in sorted({1, 2, order})}
+    baselines = {"compressor": squeezed} | {
+        f"counts after {n} symbol{'s' if n > 1 else ''}": counts[n] for n in sorted({1, 2, order})
+    }
     return Claim(
         "text",
         verdict="holds"
