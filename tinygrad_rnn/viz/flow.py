@@ -378,9 +378,7 @@ class _Steps:
         norms: dict[str, list[float]] = {name: [] for name in trained}
         sums = {name: np.zeros(p.shape) for name, p in trained.items()}
         for t in range(len(self.x)):
-            first = (
-                [as_tensor(part) for part in leaves(self.nest)] if t == 0 else None
-            )  # a learned one has its part too
+            first = None if t else list(map(as_tensor, leaves(self.nest)))  # a learned one has its part too
             _, y, new, _ = self.run(slice(t, t + 1), given=first)
             seeds = []
             for part, where in zip(new, self.parts.values()):
