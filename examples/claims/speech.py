@@ -36,6 +36,7 @@ def claim(lab):
     line = spoken_digits.linear(sounds, digits, *chosen)
     means = {cell: float(np.mean(scores)) for cell, scores in found.items()}
     scored = {cell: f"{means[cell]:.1%}{spread(scores, '.1%')}" for cell, scores in found.items()}
+    everyone = [*[(name_of(cell), score) for cell, score in scored.items()], ("linear classifier", f"{line:.1%}")]
     best = max(means, key=means.get)
     margin = 2.0 * np.sqrt(line * (1.0 - line) / len(chosen[1]))  # two standard errors of the baseline
     seven = spoken_digits.scaled(sounds, chosen[0])[int(np.flatnonzero(digits == 7)[0])]
@@ -64,17 +65,8 @@ def claim(lab):
                 panel(spectrum, "a spoken seven", "frame, one every 10 ms", "coefficient"),
                 panel(scores, "recognised", "share of the test"),
             ),
-            "table": table(
-                ["", "recognised"],
-                [*[(name_of(cell), score) for cell, score in scored.items()], ("linear classifier", f"{line:.1%}")],
-            ),
+            "table": table(["", "recognised"], everyone),
         },
-        numbers={
-            f"digits of known speakers, {name}": score
-            for name, score in {
-                **{name_of(cell): score for cell, score in scored.items()},
-                "linear": f"{line:.1%}",
-            }.items()
-        },
+        numbers={f"digits of known speakers, {name}": score for name, score in everyone},
         code=(spoken_digits.features, spoken_digits.Listener, spoken_digits.varied, spoken_digits.linear, heard),
     )
