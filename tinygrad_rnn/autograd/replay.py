@@ -366,5 +366,5 @@ def _joint(node: Node, saved: tuple[Any, ...], arrived: dict[int, Any], create_g
 
 
 _replay, _pick = Op(_replayed, name="replay"), Op(_picked, name="pick")
-_replay.own = _pick.own = _pick.picks = True
+_replay.own = _pick.own = _pick.picks = _pick.moves = True
 _replay.joint = _joint

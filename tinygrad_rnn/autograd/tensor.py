@@ -209,7 +209,10 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same values, in the same memory, without a history."""
-        return Tensor(self._array)
+        if not thread.state.watchers:
+            return Tensor(self._array)
+        made: Tensor = shapes.detach(self)  # whoever watches sees where the values come from
+        return made
 
     def backward(self, grad: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
         """Add the gradient of this tensor with respect to every leaf to the leaf's `grad`.
@@ -310,7 +313,7 @@ class Tensor:
         self._writable(f"x {sign}= value", instead)
         if isinstance(other, Tensor) and other._requires_grad and thread.state.enabled:
             raise GraphError(f"x {sign}= value: the value has a history, which a write would lose", hint=instead)
-        made = function(self.detach(), other)
+        made = function(self, other)
         if made.shape != self.shape:
             raise ShapeError(f"x {sign}= value: the value does not fit", expected=self.shape, got=made.shape)
         if not np.can_cast(made.dtype, self.dtype, "same_kind"):

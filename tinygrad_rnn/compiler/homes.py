@@ -16,9 +16,6 @@ from .forms import Recipe, Total
 from .outside import Fixtures, Totals
 from .plan import Key
 
-#: What gives a view of an array, each element once: the same view of its gradient is the gradient of the view.
-_VIEWS = frozenset({"getitem", "permute_dims", "reshape", "squeeze", "expand_dims"})
-
 
 class Home(NamedTuple):
     """The gradient of a fixture is part of that of the `outer`-th tensor; `part` gives it of the whole array."""
@@ -100,7 +97,7 @@ class Homes:
         views: list[Recipe] = []
         made = self.program.low.fixtures[n]
         while isinstance(made, Recipe):
-            if getattr(made.op, "name", None) not in _VIEWS:
+            if not getattr(made.op, "view", False):
                 return -1, lambda array: array
             views.insert(0, made)
             n = made.operands[0].number

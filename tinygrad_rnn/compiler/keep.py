@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable
 
-from ..program.rows import COSTLY
 from ..program.step import Value
 from .order import PHASES
 
@@ -37,7 +36,7 @@ def chosen(wanted: Iterable[Value], given: Container[int], forward: int) -> list
             return 0
         if value.operator in PHASES or value.operator == "reduce":
             return math.inf
-        own = value.operator == "map" and value.setting.name in COSTLY
+        own = value.operator == "map" and value.setting.costly
         return own + sum(map(cost, value.operands))
 
     for number in sorted(needed):

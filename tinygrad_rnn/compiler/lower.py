@@ -83,7 +83,7 @@ class Lowering:
         """Lower every operation."""
         for one in trace:
             operands = [None if x is None else self.of(x) for x in one.inputs]
-            drawn = self._keys.get(one.settings["key"]) if one.op.name in RANDOM else None
+            drawn = self._keys.get(one.settings["key"]) if one.op.random else None
             if drawn is None and all(x is None or isinstance(x, Fixed) for x in operands):
                 made: Any = self.fixed(
                     Recipe(one.op, tuple(operands), one.settings),
@@ -110,7 +110,7 @@ class Lowering:
             return self._outside(one, operands)
         if any(isinstance(x, Lone) for x in operands):
             raise NotFused("it takes an x without a batch axis")
-        if one.op.name not in WHOLE and any(x is not None and x.dtype.kind in "iu" for x in one.inputs):
+        if not one.op.whole_numbers and any(x is not None and x.dtype.kind in "iu" for x in one.inputs):
             raise NotFused("whole numbers are looked up in a table, or passed on, and no more")
         if isinstance(one.op, Elementwise):
             return self._elementwise(one, operands)
@@ -261,7 +261,7 @@ class Lowering:
             if len(rows) == len(first.values) and all(len(row.shape) == 1 for row in rows):
                 pairs = zip(first.values, map(self.full, rows))
                 return self.added([self.total(("gram", self._gram(left, right))) for left, right in pairs])
-        elif name in _LINEAR and not any(isinstance(x, (Row, Turned, Tall)) for x in operands):
+        elif self._linear(one, operands):
             same = one.made.dtype == one.inputs[0].dtype and one.made.shape == one.inputs[0].shape
             if same and name in ("astype", "reshape", "broadcast_to"):
                 return first
@@ -269,10 +269,13 @@ class Lowering:
             if name == "permute_dims" and isinstance(made, tuple) and made[0] == "gram":
                 left, right = self.grams[made[1]]
                 return self.total(("gram", self._gram(right, left)))
-            several = sum(isinstance(x, Total) for x in operands)
-            if several == 1 or name in ("add", "subtract"):
-                return self.total(Recipe(one.op, tuple(operands), one.settings))
+            return self.total(Recipe(one.op, tuple(operands), one.settings))
         raise NotFused("a sum over all rows goes on into something that is not linear")
+
+    def _linear(self, one: Traced, operands: list[Any]) -> bool:
+        """Whether it is linear in the totals among its operands, the others fixed."""
+        others = any(isinstance(x, (Row, Turned, Tall)) for x in operands)
+        return not others and one.op.linear_in([None if x is None else isinstance(x, Total) for x in operands])
 
     def added(self, totals: list[Total]) -> Total:
         """The sum of several."""
@@ -308,17 +311,5 @@ def exact(dtype: np.dtype[Any]) -> int:
     return 1 << (np.finfo(dtype).nmant + 1)
 
 
-#: Operations with random numbers, which a key at each step gives.
-RANDOM = frozenset({"dropped", "noisy"})
-
-#: Operations that take whole numbers.
-WHOLE = frozenset({"embedding", "reshape", "expand_dims", "squeeze", "broadcast_to", "getitem"})
-
 #: Numbers that stand in a kernel's text.
 _PLAIN = frozenset({0.0, 0.5, 1.0, 2.0, 3.0, 4.0, -0.5, -1.0, -2.0, math.inf, -math.inf})
-
-#: Operations that are linear in a total, the others fixed.
-_LINEAR = frozenset({
-    "add", "subtract", "negative", "multiply", "divide", "reshape", "permute_dims", "sum", "astype", "expand_dims",
-    "squeeze", "broadcast_to", "getitem", "patched", "matmul",
-})  # fmt: skip

@@ -76,7 +76,7 @@ def _permute(low: Lowering, one: Traced, operands: list[Any]) -> Turned:
     return Turned((low.full(x),))
 
 
-@_rule("reshape", "expand_dims", "squeeze")
+@_rule("reshape", "expand_dims", "squeeze", "detach")
 def _same(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     if not one.made.shape or one.made.shape[0] != low.rows:
         raise NotFused("it moves the batch axis")

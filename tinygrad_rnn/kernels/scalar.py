@@ -36,10 +36,11 @@ class Primitive:
         twin: the same function on NumPy arrays.
         exact: True where the twin gives the same numbers as fast, so that nothing need be compiled for it alone.
         boolean: True where the result is a truth value.
+        costly: True where it costs as much as twenty that are not: worth keeping, where recomputing is the choice.
         sources: kernel texts that a call needs beside it, one a function.
     """
 
-    __slots__ = ("boolean", "exact", "name", "sources", "text", "twin")
+    __slots__ = ("boolean", "costly", "exact", "name", "sources", "text", "twin")
 
     def __init__(
         self,
@@ -49,10 +50,11 @@ class Primitive:
         *,
         exact: bool = False,
         boolean: bool = False,
+        costly: bool = False,
         sources: tuple[str, ...] = (),
     ) -> None:
         self.name, self.text, self.twin = name, text, twin
-        self.exact, self.boolean, self.sources = exact, boolean, sources
+        self.exact, self.boolean, self.costly, self.sources = exact, boolean, costly, sources
         PRIMITIVES[name] = self
 
     def __call__(self, *operands: Any) -> Any:
@@ -65,7 +67,9 @@ class Primitive:
         return f"<primitive {self.name}>"
 
 
-def primitive(twin: Callable[..., Any], needs: tuple[Primitive, ...] = ()) -> Callable[[Callable[..., Any]], Primitive]:
+def primitive(
+    twin: Callable[..., Any], needs: tuple[Primitive, ...] = (), *, costly: bool = False
+) -> Callable[[Callable[..., Any]], Primitive]:
     """Make the decorated function's body the kernel text of a primitive; it may call the primitives it `needs`."""
 
     def declare(function: Callable[..., Any]) -> Primitive:
@@ -76,7 +80,7 @@ def primitive(twin: Callable[..., Any], needs: tuple[Primitive, ...] = ()) -> Ca
         name = function.__name__
         count = len(inspect.signature(function).parameters)
         call = f"{name}({', '.join(f'{{{i}}}' for i in range(count))})"
-        return Primitive(name, call, twin, sources=sources)
+        return Primitive(name, call, twin, costly=costly, sources=sources)
 
     return declare
 
@@ -122,14 +126,14 @@ isinf = Primitive("isinf", "math.isinf({0})", np.isinf, exact=True, boolean=True
 isfinite = Primitive("isfinite", "math.isfinite({0})", np.isfinite, exact=True, boolean=True)
 
 # Calls to libm, which NumPy's own loops beat: compiled only inside a larger expression.
-log = Primitive("log", "math.log({0})", np.log, exact=True)
-log1p = Primitive("log1p", "math.log1p({0})", np.log1p, exact=True)
-expm1 = Primitive("expm1", "math.expm1({0})", np.expm1, exact=True)
-sin = Primitive("sin", "math.sin({0})", np.sin, exact=True)
-cos = Primitive("cos", "math.cos({0})", np.cos, exact=True)
-tan = Primitive("tan", "math.tan({0})", np.tan, exact=True)
-power = Primitive("power", "({0} ** {1})", np.power, exact=True)
-erf = Primitive("erf", "math.erf({0})", _special("erf"), exact=True)
+log = Primitive("log", "math.log({0})", np.log, exact=True, costly=True)
+log1p = Primitive("log1p", "math.log1p({0})", np.log1p, exact=True, costly=True)
+expm1 = Primitive("expm1", "math.expm1({0})", np.expm1, exact=True, costly=True)
+sin = Primitive("sin", "math.sin({0})", np.sin, exact=True, costly=True)
+cos = Primitive("cos", "math.cos({0})", np.cos, exact=True, costly=True)
+tan = Primitive("tan", "math.tan({0})", np.tan, exact=True, costly=True)
+power = Primitive("power", "({0} ** {1})", np.power, exact=True, costly=True)
+erf = Primitive("erf", "math.erf({0})", _special("erf"), exact=True, costly=True)
 
 
 # How exp, sigmoid and tanh split x as k ln 2 + r, with k a whole number and |r| <= ln(2)/2: adding and subtracting
@@ -164,7 +168,7 @@ def exp_tail(r):  # type: ignore[no-untyped-def]
     return q * r * r + r
 
 
-@primitive(twin=np.exp, needs=(exp_tail,))
+@primitive(twin=np.exp, needs=(exp_tail,), costly=True)
 def exp(x):  # type: ignore[no-untyped-def]
     """e**x = 2**k (1 + tail(r)). The power is taken 64 steps nearer to 1 and the result moved there, for denormals."""
     lowest, highest = pick(x, -105.0, -746.0), pick(x, 89.0, 710.0)
@@ -186,7 +190,7 @@ def _sigmoid_twin(x: Any) -> Any:
     return np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
 
 
-@primitive(twin=_sigmoid_twin, needs=(exp_tail,))
+@primitive(twin=_sigmoid_twin, needs=(exp_tail,), costly=True)
 def sigmoid(x):  # type: ignore[no-untyped-def]
     """1 / (1 + e**-x), from e**-|x| so that the negative tail keeps its digits down to the denormals."""
     lowest = pick(x, -105.0, -746.0)
@@ -202,7 +206,7 @@ def sigmoid(x):  # type: ignore[no-untyped-def]
     return (e if x < 0 else one) / (one + e)
 
 
-@primitive(twin=np.tanh, needs=(exp_tail,))
+@primitive(twin=np.tanh, needs=(exp_tail,), costly=True)
 def tanh(x):  # type: ignore[no-untyped-def]
     """u / (u + 2) with u = e**(2|x|) - 1, then the sign of x. The error of k ln 2 in one part vanishes as u grows."""
     highest = pick(x, 10.0, 20.0)
@@ -217,7 +221,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
     return math.copysign(u / (u + pick(x, 2.0, 2.0)), x)
 
 
-@primitive(twin=lambda x: np.logaddexp(x, np.zeros((), np.asarray(x).dtype)), needs=(exp,))
+@primitive(twin=lambda x: np.logaddexp(x, np.zeros((), np.asarray(x).dtype)), needs=(exp,), costly=True)
 def softplus(x):  # type: ignore[no-untyped-def]
     """log(1 + e**x) = max(x, 0) + log1p(e**-|x|)."""
     zero = pick(x, 0.0, 0.0)

@@ -286,20 +286,19 @@ def attached(state: Any, title: str) -> Any:
     return state
 
 
-#: What only moves values: a layer makes its final state of those of its cells by such.
-_MOVES = frozenset({"getitem", "stack", "concat", "expand_dims", "squeeze", "reshape", "permute_dims", "pick"})
-
-
 def _freed(node: Node) -> Node | None:
-    """The node, or one whose values it only moves, that backward has freed."""
+    """The node, or one whose values it only moves, that backward has freed.
+
+    A layer makes its final state of those of its cells by what only moves values.
+    """
     stack, seen = [node], {node.order}
     while stack:
         node = stack.pop()
         if node.op is not None and node.saved is None:
             return node
-        if node.op is not None and node.op.name in _MOVES:
-            for parent in node.parents:
-                if parent is not None and parent.order not in seen:
+        if node.op is not None and node.op.moves:
+            for parent, wants in zip(node.parents, node.wanted):
+                if wants and parent is not None and parent.order not in seen:
                     seen.add(parent.order)
                     stack.append(parent)
     return None

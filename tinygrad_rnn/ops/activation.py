@@ -77,7 +77,7 @@ def _(g, x, y):
     return where(y == y, g / (scale * scale), y)
 
 
-@elementwise(symbol="hard σ", domain=(-4.0, 4.0))
+@elementwise(symbol="hard σ", domain=(-4.0, 4.0), saturates=(0.0, 1.0))
 def hard_sigmoid(x: Array) -> Any:
     """x / 6 + 1/2 held between 0 and 1; the derivative at -3 and 3, where it bends, is 0."""
     return scalar.minimum(scalar.maximum(x + 3.0, 0.0), 6.0) / 6.0

@@ -41,6 +41,7 @@ def _whole_numbers(what: str, numbers: Any) -> Any:
 
 
 @shape(
+    view=True,
     samples=lambda r: [
         call(r(2, 3)),
         call(r(2, 3), axis=-1),
@@ -69,6 +70,7 @@ def _(g, axis):
 
 
 @shape(
+    linear=True,
     samples=lambda r: [
         call(r(2, 3), shift=2),
         call(r(2, 3), shift=-1, axis=-1),
@@ -119,6 +121,7 @@ def _(g, shift, axis):
 
 
 @shape(
+    linear=True,
     samples=lambda r: [
         call(r(2, 3), repeats=2),
         call(r(2, 3), repeats=3, axis=-1),
@@ -312,7 +315,7 @@ def _matrix(name: str, x: Any, k: Any) -> int:
     return _whole(f"{name}: a diagonal", k)
 
 
-@shape(samples=_triangles, refusals=_no_triangles)
+@shape(linear=True, samples=_triangles, refusals=_no_triangles)
 def tril(x: Array, k: int = 0) -> Any:
     """The matrices (..., M, N) with zeros above diagonal k; 0 is the main one, 1 the next above it."""
     return np.tril(x, _matrix("tril", x, k))
@@ -323,7 +326,7 @@ def _(g, k):
     return tril(g, k)
 
 
-@shape(samples=_triangles, refusals=_no_triangles)
+@shape(linear=True, samples=_triangles, refusals=_no_triangles)
 def triu(x: Array, k: int = 0) -> Any:
     """The matrices (..., M, N) with zeros below diagonal k; 0 is the main one, 1 the next above it."""
     return np.triu(x, _matrix("triu", x, k))

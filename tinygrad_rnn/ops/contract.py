@@ -19,6 +19,7 @@ from .shape import astype, concat, expand_dims, reshape, squeeze
 
 
 @contraction(
+    linear=("a", "b"),
     symbol="@",
     promotes=True,
     samples=lambda r: [

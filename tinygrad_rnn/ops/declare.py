@@ -8,8 +8,9 @@
     def _(g, y):
         return g * (1 - y * y)
 
-What a rule may take and what a vjp may name is told in `op.py`. A `composite` is a function made of other ops: it has
-no derivative of its own to declare, and no place in a tape, but samples and refusals like every op.
+What a rule may take, what a vjp may name, and what the traits mean is told in `op.py`. A `composite` is a function
+made of other ops: it has no derivative of its own to declare, and no place in a tape, but samples and refusals like
+every op.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .op import (
     Composite,
     Contraction,
     Elementwise,
+    Limits,
     Op,
     Reduction,
     Refusal,
@@ -108,6 +110,8 @@ def elementwise(
     domain: tuple[float, float] = (-2.0, 2.0),
     integers: bool = False,
     truth: tuple[str, ...] = (),
+    linear: bool | tuple[str, ...] = False,
+    saturates: Limits | None = None,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare a rule on scalars.
 
@@ -116,8 +120,15 @@ def elementwise(
         domain: where its tests draw inputs from.
         integers: True where integers stay integers; otherwise they become the default dtype.
         truth: the inputs that are truth values.
+        linear, saturates: its traits.
     """
-    return lambda rule: declare(Elementwise(rule, symbol=symbol, domain=domain, integers=integers, truth=truth))
+
+    def declare_rule(rule: Callable[..., Any]) -> Any:
+        op = Elementwise(rule, symbol=symbol, domain=domain, integers=integers, truth=truth)
+        op.add_traits(linear=linear, saturates=saturates)
+        return declare(op)
+
+    return declare_rule
 
 
 def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
@@ -129,11 +140,17 @@ def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
         samples: Callable[[Any], Iterable[Sample]] | None = None,
         refusals: Callable[[Any], Iterable[Refusal]] | None = None,
         derivatives: float = math.inf,
+        view: bool = False,
+        linear: bool | tuple[str, ...] | None = None,
+        whole_numbers: bool | None = None,
+        random: bool = False,
+        saturates: Limits | None = None,
     ) -> Callable[[Callable[..., Any]], Any]:
         def declare_rule(rule: Callable[..., Any]) -> Any:
             op = kind(rule, symbol=symbol)
             op.promotes, op.integers = promotes or not integers, integers
             op.samples, op.refusals, op.derivatives = samples, refusals, derivatives
+            op.add_traits(view=view, linear=linear, whole_numbers=whole_numbers, random=random, saturates=saturates)
             return declare(op)
 
         return declare_rule
@@ -147,6 +164,7 @@ def _kind(kind: type[Op]) -> Callable[..., Callable[[Callable[..., Any]], Any]]:
         samples: calls for its tests, drawn with the random source given.
         refusals: calls that it must refuse.
         derivatives: how many it has, where the vjp of the next one refuses on purpose.
+        view, linear, whole_numbers, random, saturates: its traits.
     """
     return decorator
 

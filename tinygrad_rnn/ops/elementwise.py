@@ -18,7 +18,7 @@ TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 # --- Arithmetic ---
 
 
-@elementwise(symbol="+", integers=True)
+@elementwise(symbol="+", integers=True, linear=True)
 def add(a: Array, b: Array) -> Any:
     """a + b."""
     return a + b
@@ -29,7 +29,7 @@ def _(g):
     return g
 
 
-@elementwise(symbol="-", integers=True)
+@elementwise(symbol="-", integers=True, linear=True)
 def subtract(a: Array, b: Array) -> Any:
     """a - b."""
     return a - b
@@ -45,7 +45,7 @@ def _(g):
     return -g
 
 
-@elementwise(symbol="×", integers=True)
+@elementwise(symbol="×", integers=True, linear=("a", "b"))
 def multiply(a: Array, b: Array) -> Any:
     """a * b."""
     return a * b
@@ -61,7 +61,7 @@ def _(g, a):
     return g * a
 
 
-@elementwise(symbol="÷", domain=(0.5, 2.0))
+@elementwise(symbol="÷", domain=(0.5, 2.0), linear=("a",))
 def divide(a: Array, b: Array) -> Any:
     """a / b; integers become the default floating dtype."""
     return a / b
@@ -77,7 +77,7 @@ def _(g, b, y):
     return -g * (y / b)
 
 
-@elementwise(symbol="−x", integers=True)
+@elementwise(symbol="−x", integers=True, linear=True)
 def negative(x: Array) -> Any:
     """-x."""
     return -x
@@ -219,7 +219,7 @@ def _(g, x):
     return g / (x + 1.0)
 
 
-@elementwise(domain=(-3.0, 3.0))
+@elementwise(domain=(-3.0, 3.0), saturates=(-0.9, 0.9))
 def tanh(x: Array) -> Any:
     """Hyperbolic tangent, (e^x - e^-x) / (e^x + e^-x)."""
     return scalar.tanh(x)
@@ -230,7 +230,7 @@ def _(g, y):
     return g * (1.0 - y * y)
 
 
-@elementwise(symbol="σ", domain=(-4.0, 4.0))
+@elementwise(symbol="σ", domain=(-4.0, 4.0), saturates=(0.05, 0.95))
 def sigmoid(x: Array) -> Any:
     """Logistic function, 1 / (1 + e^-x)."""
     return scalar.sigmoid(x)
@@ -252,7 +252,7 @@ def _(g, x):
     return g * sigmoid(x)
 
 
-@elementwise(symbol="ReLU")
+@elementwise(symbol="ReLU", saturates=(0.0, None))
 def relu(x: Array) -> Any:
     """max(x, 0); the derivative at 0 is 0."""
     return scalar.maximum(x, 0.0)

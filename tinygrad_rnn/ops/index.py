@@ -33,6 +33,7 @@ class Patch(Piece):
 
 
 @shape(
+    view=True,
     symbol="[ ]",
     samples=lambda r: [
         call(r(4, 3), key=1),
@@ -80,10 +81,11 @@ def _(g, key):
 
 
 @opaque(
+    linear=True,
     samples=lambda r: [
         call([r(3), r(3)], keys=(0, 2), shape=(4, 3)),
         call([r(2, 3)], keys=(np.array([1, 1]),), shape=(4, 3)),
-    ]
+    ],
 )
 def patched(patches: Sequence[Array], keys: Any, shape: Any) -> Any:
     """Zeros of `shape` with each patch added at its key."""
@@ -117,6 +119,7 @@ def _integers(name: str, index: Any) -> None:
 
 
 @shape(
+    linear=("x",),
     samples=lambda r: [
         call(r(4, 3), np.array([3, 0, 0])),
         call(r(4, 3), np.array([[1, -1]]), axis=1),
@@ -159,6 +162,7 @@ def _(g, index, axis):
 
 
 @shape(
+    linear=("weight",),
     samples=lambda r: [call(r(5, 3), np.array([[0, 4], [4, 2]])), call(r(5, 3), np.array(1))],
     refusals=lambda r: [
         Refusal(call(r(5, 3), np.array([5])), ArgumentError, "out of range"),
@@ -188,6 +192,7 @@ def _(g, index):
 
 
 @shape(
+    linear=("x",),
     symbol="take along",
     samples=lambda r: [
         call(r(3, 4), np.array([[0, 3, 3], [1, 1, -4], [2, 2, 2]])),

@@ -24,6 +24,26 @@ Five kinds: `elementwise` (a rule on scalars, in arithmetic, `kernels.scalar` an
 `shape`, `contraction` and `opaque` (a rule on whole arrays). A vjp may return a gradient that still has to be summed
 to the input's shape; whoever runs it does that. It calls arithmetic and declared functions only, so that it can
 itself be differentiated.
+
+What else is to be known of an op are its traits, said where it is declared, for whoever asks: nobody keeps a list of
+ops by name.
+
+    view            the output shows elements of the one input, each at most once; which, the input's shape and the
+                    settings tell. It is NumPy's view of the array where NumPy has one, else a copy. So a gradient of
+                    the output can be written through the same view of the input's gradient.
+    linear          True: the output is linear in all inputs together, as x + y is. Names: it is linear in each of these
+                    inputs as long as the others are fixed, as x * y is. True for a view. It is said of real numbers:
+                    rounding, or a setting that asks for whole numbers, is another matter.
+    whole_numbers   an input of whole numbers is passed on, or looked up by, and not computed with. So where a kernel
+                    holds them as floating numbers, the result is the same. True for what moves elements and `promotes`
+                    nothing.
+    random          its setting `key` decides which random numbers it takes, and a call draws a new one. With the same
+                    key it does the same.
+    saturates       (low, high): an output at most the one, or at least the other, has all but lost its derivative. None
+                    for an end that it has not.
+    moves           each element of the output is one of an input, or a constant. True for the kind `shape`.
+
+How much a function of numbers costs is a trait of its primitives: `kernels.scalar`.
 """
 
 from __future__ import annotations
@@ -123,6 +143,10 @@ class Piece:
         raise TypeError("a piece defines made(pieces, shape)")
 
 
+#: The outputs from which on a derivative has all but gone: at most, and at least.
+Limits = tuple[float | None, float | None]
+
+
 class Op:
     """One operation. `call` runs it on tensors; whoever records tensors puts it there (`bind`).
 
@@ -132,6 +156,12 @@ class Op:
     """
 
     kind = "opaque"
+    moves = False
+    view = False
+    linear: bool | tuple[str, ...] = False
+    random = False
+    saturates: Limits | None = None
+    whole_numbers = False
 
     def __init__(self, rule: Callable[..., Any], *, symbol: str | None = None, name: str | None = None) -> None:
         self.rule = rule
@@ -197,6 +227,41 @@ class Op:
                     expected=f"names among {sorted(known)}",
                 )
         self.vjps[of] = Vjp(function, names)
+
+    def add_traits(
+        self,
+        *,
+        view: bool = False,
+        linear: bool | tuple[str, ...] | None = None,
+        whole_numbers: bool | None = None,
+        random: bool = False,
+        saturates: Limits | None = None,
+    ) -> None:
+        """Declare what the head of this file tells; None is what follows from the others.
+
+        Raises:
+            DeclarationError: for a view of several inputs, an input that the op has not, a random op without a key.
+        """
+        if view and (self.variadic or len(self.inputs) > 1):
+            raise DeclarationError(f"{self.name}: a view is of one input", got=f"inputs {self.inputs}")
+        if random and "key" not in self.settings:
+            raise DeclarationError(
+                f"{self.name}: a random op takes its numbers from its key",
+                expected="a setting key",
+                got=f"settings {self.settings}",
+            )
+        for name in linear if isinstance(linear, tuple) else ():
+            if name not in self.inputs:
+                raise DeclarationError(f"{self.name}: no such input", expected=f"one of {self.inputs}", got=repr(name))
+        self.view, self.random, self.saturates = view, random, saturates
+        self.linear = view if linear is None else linear
+        self.whole_numbers = self.moves and not self.promotes if whole_numbers is None else whole_numbers
+
+    def linear_in(self, changing: Sequence[bool | None]) -> bool:
+        """Whether the output is linear in the inputs that are `changing`; None marks one that is not given."""
+        if isinstance(self.linear, bool):
+            return self.linear and False not in changing
+        return changing.count(True) == 1 and not self.variadic and self.inputs[changing.index(True)] in self.linear
 
     def plan(self, wanted: tuple[bool, ...]) -> Plan:
         """What a call keeps and runs in which the inputs marked in `wanted` need a gradient.
@@ -349,6 +414,7 @@ class Shape(Op):
     """A rule that moves elements and computes nothing."""
 
     kind = "shape"
+    moves = True
 
 
 class Contraction(Op):

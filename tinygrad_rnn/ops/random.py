@@ -128,7 +128,12 @@ class Draws:
                 del _thread.repeated
 
 
-@opaque(symbol="dropout", integers=False, samples=lambda r: [call(r(4, 5), p=0.4, key=7), call(r(0, 2), p=0.4, key=7)])
+@opaque(
+    random=True,
+    symbol="dropout",
+    integers=False,
+    samples=lambda r: [call(r(4, 5), p=0.4, key=7), call(r(0, 2), p=0.4, key=7)],
+)
 def dropped(x: Array, p: float, key: int) -> Any:
     """x / (1 - p) where the uniform number of (key, element) is at least p, else 0."""
     kept = draw.uniform(key, x.size).reshape(x.shape) >= p
@@ -141,6 +146,7 @@ def _(g, p, key):
 
 
 @opaque(
+    random=True,
     symbol="+ noise",
     integers=False,
     samples=lambda r: [call(r(4, 5), scale=0.4, key=7), call(r(0, 2), scale=1.0, key=7)],

@@ -42,7 +42,7 @@ def _bad_or_empty(r: Any) -> list[Refusal]:
     return [*_bad(r), Refusal(call(r(0, 4), axis=0), ShapeError, "nothing")]
 
 
-@reduction(symbol="Σ", samples=lambda r: [*_axes(r), call(r(0, 3), axis=0)], refusals=_bad)
+@reduction(linear=True, symbol="Σ", samples=lambda r: [*_axes(r), call(r(0, 3), axis=0)], refusals=_bad)
 def sum(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum along `axis`."""
     return np.sum(x, axis=axis, keepdims=keepdims)
@@ -53,7 +53,7 @@ def _(g, x_shape):
     return broadcast_to(g, x_shape)
 
 
-@reduction(integers=False, samples=_axes, refusals=_bad)
+@reduction(linear=True, integers=False, samples=_axes, refusals=_bad)
 def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean along `axis`; of nothing, NaN."""
     with np.errstate(invalid="ignore"):

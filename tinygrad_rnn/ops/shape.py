@@ -15,6 +15,7 @@ from .op import normalized_axes
 
 
 @shape(
+    view=True,
     samples=lambda r: [
         call(r(2, 6), shape=(3, 4)),
         call(r(2, 6), shape=(-1,)),
@@ -45,6 +46,7 @@ def _(g, x_shape):
 
 
 @shape(
+    view=True,
     symbol="transpose",
     samples=lambda r: [call(r(2, 3, 4), axes=(2, 0, 1)), call(r(2, 3)), call(r(2, 3, 4), axes=(0, -1, 1))],
     refusals=lambda r: [Refusal(call(r(2, 3), axes=(0, 0)), ShapeError, "twice")],
@@ -74,6 +76,7 @@ def _(g, axes):
 
 
 @shape(
+    linear=True,
     samples=lambda r: [
         call(r(3), shape=(2, 3)),
         call(r(2, 1), shape=(4, 2, 5)),
@@ -98,6 +101,7 @@ def _(g):
 
 
 @shape(
+    view=True,
     samples=lambda r: [call(r(2, 3), axis=0), call(r(2, 3), axis=-1), call(r(2, 3), axis=(0, 2)), call(r(), axis=0)],
     refusals=lambda r: [Refusal(call(r(2, 3), axis=5), ShapeError, "no such axis")],
 )
@@ -116,6 +120,7 @@ def _(g, x_shape):
 
 
 @shape(
+    view=True,
     samples=lambda r: [call(r(1, 3, 1)), call(r(1, 3, 1), axis=-1), call(r(1, 3, 1), axis=(0, 2))],
     refusals=lambda r: [Refusal(call(r(2, 3), axis=0), ShapeError, "size 1")],
 )
@@ -136,7 +141,14 @@ def _(g, x_shape):
     return reshape(g, x_shape)
 
 
+@shape(view=True, samples=lambda r: [call(r(2, 3)), call(r()), call(r(0, 3))])
+def detach(x: Array) -> Any:
+    """The same values, in the same memory, without a history: no gradient goes through."""
+    return x[...]  # an array of its own, so that whoever knows values by their arrays can tell it from x
+
+
 @shape(
+    linear=True,
     promotes=True,
     samples=lambda r: [
         call([r(2, 3), r(4, 3)]),
@@ -172,6 +184,7 @@ def _(g, arrays_shape, axis):
 
 
 @shape(
+    linear=True,
     promotes=True,
     samples=lambda r: [call([r(2, 3), r(2, 3)]), call([r(2, 3), r(2, 3), r(2, 3)], axis=-1), call([r(), r()])],
     refusals=lambda r: [Refusal(call([r(2, 3), r(2, 2)]), ShapeError, "differ")],
@@ -195,7 +208,7 @@ def _(g, axis):
     return [g[(*before, i)] for i in range(g.shape[axis])]
 
 
-@shape(samples=lambda r: [call(r(2, 3), dtype="float64")])
+@shape(linear=True, whole_numbers=False, samples=lambda r: [call(r(2, 3), dtype="float64")])
 def astype(x: Array, dtype: Any) -> Any:
     """x in another dtype; the gradient comes back in x's own."""
     return x.astype(dtype)

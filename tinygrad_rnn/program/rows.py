@@ -29,10 +29,6 @@ class Store(NamedTuple):
     add: bool = False
 
 
-#: Primitives that cost as much as twenty others: worth keeping, where recomputing is the choice.
-COSTLY = frozenset({"exp", "sigmoid", "tanh", "softplus", "log", "log1p", "expm1", "sin", "cos", "tan", "power", "erf"})
-
-
 class TooWide(Exception):
     """A value must lie in memory before it can be used so."""
 
@@ -172,7 +168,7 @@ class Rows:
         elif value.operator == "map":
             operands = [self._element(operand, offset, width, lines, known) for operand in value.operands]
             text = self._called(value, operands)
-            if value.setting.name in COSTLY and self._costly.setdefault(key, self._loop) != self._loop:
+            if value.setting.costly and self._costly.setdefault(key, self._loop) != self._loop:
                 raise TooWide(value)
         elif value.operator == "join":
             for part, start in zip(value.operands, value.setting):

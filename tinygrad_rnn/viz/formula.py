@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..ops.op import REGISTRY
 from .nodes import Graph, Node
 
 #: Deeper than this an expression is an ellipsis.
@@ -36,7 +37,7 @@ class _Writer:
         """The text of a node inside, and how tightly it binds."""
         if depth > _DEPTH:
             return UNKNOWN, 9
-        if node.name == "getitem":  # moves numbers, computes none
+        if node.kind == "op" and node.name in REGISTRY and REGISTRY[node.name].view:  # it computes nothing
             return self.operand(node.operands[0], depth)
         numbers = node.numbers or (None,) * len(node.operands)
         operands = [

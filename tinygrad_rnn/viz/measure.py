@@ -13,6 +13,7 @@ from ..autograd.backward import propagate
 from ..autograd.tape import Node, Watcher
 from ..autograd.tensor import Tensor
 from ..errors import GraphError
+from ..ops.op import Limits
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Seen:
     Attributes:
         values: its statistics.
         saturated: for the result of a squashing function the share of elements near its limits, where its derivative
-            has all but gone: a sigmoid's below 0.05 or above 0.95, a tanh's beyond 0.9, a relu's at 0.
+            has all but gone, as the op's declaration says: a sigmoid's at 0.05 and below or 0.95 and above, a tanh's
+            beyond 0.9, a relu's at 0.
         units: of a named value inside a recurrent layer the features of the first sequence.
     """
 
@@ -74,12 +76,12 @@ class Seen:
 
 _seen: WeakKeyDictionary[Node, Seen] = WeakKeyDictionary()
 
-#: The op's name, and where its derivative has all but gone.
-_SATURATED = {
-    "sigmoid": lambda y: (y < 0.05) | (y > 0.95),
-    "tanh": lambda y: np.abs(y) > 0.9,
-    "relu": lambda y: y <= 0.0,
-}
+
+def _saturated(y: np.ndarray[Any, Any], limits: Limits) -> float:
+    """The share of elements at the limits or beyond."""
+    low, high = limits
+    below = y <= low if low is not None else np.zeros(y.shape, bool)
+    return float((below | (y >= high) if high is not None else below).mean())
 
 
 class watch(Watcher):
@@ -101,8 +103,8 @@ class watch(Watcher):
         """Measure an operation's output."""
         if y.dtype.kind not in "biuf":
             return
-        saturated = _SATURATED.get(node.op.name if node.op is not None else "")
-        share = float(saturated(y).mean()) if saturated is not None and y.size else None
+        limits = node.op.saturates if node.op is not None else None
+        share = _saturated(y, limits) if limits is not None and y.size else None
         _seen[node] = Seen(Statistics.of(y), share)
         if node.place is not None and node.place.step is not None and y.ndim in (1, 2) and len(y):
             self._units.append((node, tuple([float(unit) for unit in (y[0] if y.ndim == 2 else y)])))

@@ -279,14 +279,15 @@ def _settings(node: TapeNode) -> str:
     if "run" in settings:  # of a whole sequence
         steps = getattr(settings["run"], "steps", None)
         return f"{steps} steps" if steps is not None else ""
-    if "key" in settings:
+    random = node.op is not None and node.op.random
+    if "key" in settings and not random:
         key = settings["key"]
         return f"[{', '.join(_index(part) for part in (key if isinstance(key, tuple) else (key,)))}]"
     inputs = node.op.inputs if node.op is not None else ()
     shown = {
         name: value
         for name, value in settings.items()
-        if name not in inputs and value is not None and value is not False
+        if name not in inputs and value is not None and value is not False and not (random and name == "key")
     }
     return ", ".join(f"{name}={_index(value)}" for name, value in shown.items())
 
