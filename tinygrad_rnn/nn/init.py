@@ -16,7 +16,7 @@ Rng = np.random.Generator | None
 
 
 def _filled(tensor: Tensor, values: Any) -> Tensor:
-    tensor.detach().copy_(values)
+    Tensor(tensor._array).copy_(values)  # of a part of a parameter too, and nothing for a tape to list
     return tensor
 
 
@@ -158,6 +158,6 @@ def _is_stack_of_gates(cell: Any) -> bool:
 def _set_bias(cell: Any, gate: str, value: Any) -> None:
     first = cell.gates.index(gate) * cell.hidden_size
     rows = slice(first, first + cell.hidden_size)
-    cell.bias_ih.detach()[rows] = value
+    Tensor(cell.bias_ih._array)[rows] = value
     if getattr(cell, "bias_hh", None) is not None:
-        cell.bias_hh.detach()[rows] = 0.0
+        Tensor(cell.bias_hh._array)[rows] = 0.0

@@ -164,7 +164,7 @@ class Module:
                 got=", ".join(f"{values[n].shape}" for n in unfit),
             )
         for name, value in values.items():
-            own[name].detach().copy_(value)
+            Tensor(own[name]._array).copy_(value)
 
     def __repr__(self) -> str:
         children = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]

@@ -56,7 +56,7 @@ def _whole_numbers(what: str, numbers: Any) -> Any:
 )
 def flip(x: Array, axis: Any = None) -> Any:
     """The elements of x in reverse order along one axis, several, or all (None); a view."""
-    return np.flip(x, axis)
+    return np.flip(x, axis) if x.ndim else x[...]  # a number would be copied
 
 
 @flip.prepare

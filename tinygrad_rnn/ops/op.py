@@ -28,9 +28,9 @@ itself be differentiated.
 What else is to be known of an op are its traits, said where it is declared, for whoever asks: nobody keeps a list of
 ops by name.
 
-    view            the output shows elements of the one input, each at most once; which, the input's shape and the
-                    settings tell. It is NumPy's view of the array where NumPy has one, else a copy. So a gradient of
-                    the output can be written through the same view of the input's gradient.
+    view            the output shows elements of the one input; which, the input's shape and the settings tell. It
+                    shares the input's memory where NumPy can, and then shows each element at most once; else it is a
+                    copy. So where it shares, a gradient of the output is written through the same view of the input's.
     linear          True: the output is linear in all inputs together, as x + y is. Names: it is linear in each of these
                     inputs as long as the others are fixed, as x * y is. True for a view. It is said of real numbers:
                     rounding, or a setting that asks for whole numbers, is another matter.
