@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import settings as library
 from tinygrad_rnn.errors import ArgumentError
 from tinygrad_rnn.ops.declare import elementwise
 from tinygrad_rnn.ops.op import REGISTRY
@@ -217,7 +218,7 @@ def test_nothing_is_found_where_nothing_is_wrong():
     assert report, report
     assert "nothing wrong" in str(report)
     assert not report.wrong
-    assert len(report.findings) == 13
+    assert len(report.findings) == 15
 
 
 def test_a_fault_inside_a_wrapper_is_found():
@@ -259,3 +260,71 @@ def test_a_large_cell_is_examined_along_a_few_directions_and_a_wrong_derivative_
     wrong = nn.verify(WrongDerivative(24, 48)).wrong
     assert "suspect the vjp of crooked_sigmoid" in wrong["first derivatives"]
     assert "second derivatives" in nn.verify(WrongSecondDerivative(24, 48)).wrong
+
+
+class Symbols(nn.Cell):
+    """Takes numbers of a table."""
+
+    def __init__(self):
+        self.input_size, self.hidden_size = 1, 3
+        self.table, self.mix = nn.Embedding(5, 3), nn.Linear(3, 3)
+
+    def step(self, x, state):
+        hidden = tg.tanh(self.mix(state) + self.table(x[:, 0]))
+        return hidden, hidden
+
+
+class Standardised(nn.Cell):
+    """The variance in the state stays positive, where it starts so."""
+
+    def __init__(self):
+        self.input_size = self.hidden_size = 3
+        self.rate = nn.Parameter(tg.full(3, 0.1))
+
+    def initial_state(self, batch_size):
+        return self.zeros(batch_size, 3), self.zeros(batch_size, 3) + 1.0
+
+    def step(self, x, state):
+        mean, variance = state
+        distance = x - mean
+        mean, variance = mean + self.rate * distance, variance + self.rate * (distance * distance - variance)
+        return distance / tg.sqrt(variance), (mean, variance)
+
+
+class StraightThrough(Sound):
+    def step(self, x, state):
+        soft = tg.tanh(self.mixed(x, state))
+        hard = soft + (tg.sign(soft) - soft).detach()
+        return hard, soft
+
+
+def test_symbols_states_with_a_domain_and_surrogate_gradients():
+    assert nn.verify(Symbols(), x=np.arange(5).reshape(5, 1))
+    assert nn.verify(Standardised())
+    assert "first derivatives" in nn.verify(StraightThrough()).wrong
+    assert nn.verify(StraightThrough(), surrogate=True)
+    with pytest.raises(ArgumentError, match="examples"):
+        nn.verify(Symbols(), x=3)
+
+
+@pytest.mark.skipif(not library.jit_enabled, reason="nothing is compiled here")
+def test_an_engine_that_computes_something_else_is_found(monkeypatch):
+    from tinygrad_rnn.compiler.front import guards
+
+    monkeypatch.setattr(guards.Moment, "look", lambda self, roots, keep: self._last[1] if self._last else self.first)
+    keep = guards.Known.remember
+
+    def remembering(self, probe, kind, made):
+        moment = keep(self, probe, kind, made)
+        moment.first = probe.reads
+        return moment
+
+    monkeypatch.setattr(guards.Known, "remember", remembering)
+    cell = type("Scaled", (Sound,), {"mixed": scaled})()
+    cell.scale = 0.7
+    report = nn.verify(cell)
+    assert "scale" in report.wrong["compiled, it sees what changes between two calls"]
+
+
+def scaled(self, x, state):
+    return self.scale * self.mix(tg.concat([x, state], axis=-1))

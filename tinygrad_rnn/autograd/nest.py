@@ -54,6 +54,16 @@ def like(nest: Any, values: Iterable[Any]) -> Any:
     return map_nest(lambda _: next(rest), nest)
 
 
+def form(nest: Any) -> Any:
+    """What kinds of containers a nest is made of, as a value to compare; None for a lone leaf."""
+    kind = type(nest)
+    if kind is dict or isinstance(nest, dict):
+        return kind, tuple([(key, form(nest[key])) for key in sorted(nest)])
+    if isinstance(nest, (tuple, list)):
+        return kind, tuple([form(part) for part in nest])
+    return "none" if nest is None else None
+
+
 def alike(a: Any, b: Any) -> bool:
     """Whether two nests have the same structure; tuples, named tuples and lists are the same."""
     if isinstance(a, dict) or isinstance(b, dict):

@@ -21,7 +21,7 @@ from ..program.expression import Expression
 from ..settings import FLOAT32, FLOAT64
 from .memory import out_of_memory
 from .pull import read_only
-from .tape import Node, thread
+from .tape import Node, Watcher, thread
 from .tensor import Tensor, as_tensor, tensor
 
 _ndarray = np.ndarray
@@ -95,6 +95,8 @@ def elementwise_two(op: Elementwise, otherwise: Callable[..., Any]) -> Callable[
         state = thread.state
         wanted = (x._requires_grad, z._requires_grad)
         if (wanted[0] or wanted[1]) and state.enabled and op.vjps:
+            if state.watchers:
+                give_leaves(state.watchers, (x, z))
             plan = plans.get(wanted) or plans.setdefault(wanted, _keeper(op, wanted))
             node = Node(op, (x.node, z.node), wanted, plan((a, b, y)), None, y, state.place)
             if state.watchers:
@@ -207,6 +209,8 @@ def recorded(op: Op, tensors: Sequence[Any], settings: dict[str, Any], y: np.nda
     if state.enabled and op.vjps and y.dtype.kind == "f":
         wanted = tuple([t is not None and t._requires_grad for t in tensors])
         if True in wanted:
+            if state.watchers:
+                give_leaves(state.watchers, tensors)
             sources = op.plan(wanted).sources
             saved = tuple([_kept(what, i, op, tensors, y) for what, i in sources]) if sources else ()
             parents = tuple([t.node if t is not None else None for t in tensors])
@@ -225,6 +229,14 @@ def _kept(what: str, i: int, op: Op, tensors: Sequence[Any], y: Any) -> Any:
     if tensors[i] is None:  # an optional input that was not given
         return None
     return tensors[i]._array if what == "value" else getattr(tensors[i]._array, what)
+
+
+def give_leaves(watchers: Sequence[Watcher], tensors: Sequence[Any]) -> None:
+    """Give every input a node, where somebody watches who tells values by their nodes."""
+    if any(watcher.names_constants for watcher in watchers):
+        for t in tensors:
+            if t is not None and t.node is None:
+                t.node = Node.leaf(t._array)
 
 
 def constant(op: Op, tensors: Sequence[Any], settings: dict[str, Any] | None, y: np.ndarray[Any, Any]) -> Tensor:

@@ -180,9 +180,11 @@ class Watcher:
 
     Attributes:
         each: whether it wants to see each of them, or a whole sequence, run at once, may be one.
+        names_constants: whether every input shall have a node, constants too, to be known by.
     """
 
     each = True
+    names_constants = False
 
     def __enter__(self: Watching) -> Watching:
         state = thread.state

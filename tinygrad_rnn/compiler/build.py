@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..autograd.backward import grad_up_to
-from ..autograd.nest import leaves, like
-from ..autograd.tape import enable_grad, no_grad, thread, wengert
+from ..autograd.nest import leaves, like, map_nest
+from ..autograd.tape import Node, enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
 from ..kernels import scalar
-from ..ops.random import Draws, RandomKey
+from ..ops.random import RandomKey
 from ..program.step import Value, reachable
-from .forms import Fixed, Lone, Row, Total
+from .forms import Fixed, Lone, Recipe, Row, Total
 from .keep import chosen
 from .lower import Lowering
 from .merge import merged
@@ -25,22 +25,44 @@ from .trace import NotFused, Trace, Traced
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-class Source(NamedTuple):
-    """What a step is made of, where that is known.
+class Draft:
+    """Two steps, run on leaves of their own: what a program is made from.
+
+    Args:
+        step: the step.
+        carry: the first carry.
+        xs: x at two steps, which must do the same.
+        needs_x: for each part of x, whether it wants a gradient.
 
     Attributes:
-        known: keeps what the step became, for when `key` is the same again; None where nothing is kept.
-        key: all that the step can depend on, but
-        tensors: these (the same list only where their arrays are the same too), and
-        keys: these of random ops, both by their places.
-        listed: whether to keep what `explain` shows.
+        traces: what they did.
+        starts, given: the leaves that the first started from: carry and x; `made`, `y` what it returned.
+        captured: the tensors that both took from outside, by the clock numbers of their nodes.
     """
 
-    known: dict[Any, Any] | None = None
-    key: Any = None
-    tensors: Sequence[Any] = ()
-    keys: Sequence[RandomKey] = ()
-    listed: bool = False
+    def __init__(self, step: Step, carry: Any, xs: Sequence[Any], needs_x: Sequence[bool]) -> None:
+        self.rows, self.dtype = _rows(list(leaves(carry)), list(leaves(xs[0])), needs_x)
+        self.carry_before = carry
+        first, self.starts, self.given, self.carry, self.y = _traced(step, carry, xs[0], needs_x)
+        self.traces = [first]
+        for x in xs[1:]:
+            again, _, _, *made = _traced(step, self.carry, x, needs_x)
+            self.traces.append(again)
+            first.compare(again, leaves((self.carry, self.y)), leaves(made))
+        self.captured = first.captured(self.traces[-1])
+
+
+def _traced(step: Step, carry: Any, x: Any, needs_x: Sequence[bool]) -> tuple[Trace, Any, Any, Any, Any]:
+    """One step run: what it did, the leaves that it started from, and what it returned."""
+    differentiable = thread.state.enabled
+    starts = [_start(part._array, differentiable) for part in leaves(carry)]
+    given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
+    trace = Trace([*starts, *given])
+    quiet = np.errstate(all="ignore")  # padding may be anything
+    with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
+        made, y = step(like(carry, iter(starts)), like(x, iter(given)))
+    trace.check()
+    return trace, starts, given, made, y
 
 
 #: A one at each step and in each row: the left side of a sum.
@@ -51,22 +73,22 @@ class Program:
     """What a step does, for one kind of carry, x and gradient.
 
     Args:
-        step: the step.
-        carry: the first carry.
-        xs: x at one step or several; all must do the same.
+        draft: two steps, traced.
         needs: for each part of the carry, whether it wants a gradient; `needs_x` for each part of x.
-        source: what the step is made of.
+        tensors, keys: those that the step reads.
+        listed: whether to keep what `explain` shows.
 
     Attributes:
         low: the values, and what they take from outside.
         flows: for each part of the carry, whether a gradient goes through it; `ys_flow` for each output.
         wants_x: for each x, whether it wants a gradient.
-        traced: with `source.listed`, the operations of a step, and of its gradient.
+        traced: with `listed`, the operations of a step, and of its gradient.
         draws: for each key that a step draws, from where.
         whole: whether there are whole numbers in the carry or in x.
         next, ys: the values of the next carry and of the outputs.
         forward, backward: the plans; the second is None where no gradient is wanted.
         kept: values that the first keeps for the second.
+        repeatable: whether all that it takes from outside is among the tensors read.
         carry_gradients, x_gradients: of one step; `of_fixtures` for fixtures (by number) their total.
         unused: parts of the carry that no step takes.
         gram_places: for each gram, where its sides lie: a key, and an offset.
@@ -76,37 +98,29 @@ class Program:
 
     def __init__(
         self,
-        step: Step,
-        carry: Any,
-        xs: Sequence[Any],
+        draft: Draft,
         needs: Sequence[bool],
         needs_x: Sequence[bool],
-        source: Source,
+        tensors: Sequence[Any],
+        keys: Sequence[RandomKey],
+        listed: bool,
     ) -> None:
-        parts, inputs = list(leaves(carry)), list(leaves(xs[0]))
-        self.rows, self.dtype = _rows(parts, inputs, needs_x)
-        self.whole = any(part.dtype.kind in "iu" for part in (*parts, *inputs))
-        self.carry_shapes = [part.shape[1:] for part in parts]
+        trace, starts, given = draft.traces[0], draft.starts, draft.given
+        self.rows, self.dtype, self.carry, self.y = draft.rows, draft.dtype, draft.carry, draft.y
+        self.whole = any(part.dtype.kind in "iu" for part in (*starts, *given))
+        self.carry_shapes = [part.shape[1:] for part in starts]
         differentiable = thread.state.enabled
-        draws = Draws()
-        try:
-            with draws:
-                trace, starts, given, self.carry, self.y = self._traced(step, carry, xs[0], needs_x)
-                for x in xs[1:]:
-                    trace.compare(self._traced(step, self.carry, x, needs_x)[0])
-        finally:
-            draws.take_back()
         self.draws = [key.source for key in trace.draws.keys]
         places = {int(key): ("step", i) for i, key in enumerate(trace.draws.keys)}
-        places |= {int(key): ("sequence", i) for i, key in enumerate(source.keys)}
-        self.listed = source.listed
-        self.traced = [wengert([one.node for one in trace.done])] if source.listed else []
+        places |= {int(key): ("sequence", i) for i, key in enumerate(keys)}
+        self.listed = listed
+        self.traced = [wengert([one.node for one in trace.done])] if listed else []
         self.low = low = Lowering(self.rows, self.dtype, places)
         for i, start in enumerate(starts):
-            low.know(start._array, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
+            low.know(start.node, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
         for i, one in enumerate(given):
-            low.know(one._array, Lone() if not one.ndim else Row(low.step.input(("x", i), _size(one)), one.shape[1:]))
-        low.run(trace.done)
+            low.know(one.node, Lone() if not one.ndim else Row(low.step.input(("x", i), _size(one)), one.shape[1:]))
+        low.run(trace)
         after, outputs = list(leaves(self.carry)), list(leaves(self.y))
         self.next = [self._row(part) for part in after]
         self.ys = [self._row(part) for part in outputs]
@@ -121,20 +135,19 @@ class Program:
         if differentiable and (any(self.flows) or any(self.ys_flow)):
             self._reverse(starts, given, after, outputs)
         self.forward = self._forwards()
-        bound = {id(tensor): place for place, tensor in enumerate(source.tensors)}
-        low.bound = {n: bound[id(made)] for n, made in enumerate(low.fixtures) if id(made) in bound}
+        slots = {tensor.node.order: slot for slot, tensor in enumerate(tensors) if tensor.node is not None}
+        outside = [(n, t) for n, t in enumerate(low.fixtures) if not isinstance(t, Recipe)]
+        low.bound = {n: slots[t.node.order] for n, t in outside if t.node is not None and t.node.order in slots}
+        taken = {n for n, t in outside if t.node is not None and t.node.order in draft.captured}
+        self.repeatable = taken <= low.bound.keys()
 
-    def _traced(self, step: Step, carry: Any, x: Any, needs_x: Sequence[bool]) -> tuple[Trace, Any, Any, Any, Any]:
-        """One step run: what it did, the leaves that it started from, and what it returned."""
-        differentiable = thread.state.enabled
-        starts = [_start(part._array, differentiable) for part in leaves(carry)]
-        given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
-        trace = Trace([*starts, *given])
-        quiet = np.errstate(all="ignore")  # padding may be anything
-        with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
-            made, y = step(like(carry, iter(starts)), like(x, iter(given)))
-        trace.check()
-        return trace, starts, given, made, y
+    def release(self) -> None:
+        """Keep nothing alive of the trace: runs take what is outside anew."""
+        low = self.low
+        self.carry, self.y = (map_nest(lambda _: 0, nest) for nest in (self.carry, self.y))
+        low.known, low.tensors = {}, []
+        for n in low.bound:
+            low.fixtures[n] = None
 
     def _limited(self) -> None:
         """See that whole numbers stay below their limits from step to step."""
@@ -163,18 +176,18 @@ class Program:
     ) -> tuple[list[bool], list[bool]]:
         """Through which parts of the carry gradients go, and to which outputs: as they would in the loop."""
         flows = list(needs)
+        made = {x.node.order for x in (*starts, *given)} | {one.node.order for one in trace}
         while True:
-            wanting = {id(x._array) for x, flow in zip((*starts, *given), (*flows, *needs_x)) if flow}
+            wanting = {x.node.order for x, flow in zip((*starts, *given), (*flows, *needs_x)) if flow}
 
             def wants(tensor: Any, wanting: set[int] = wanting) -> bool:
-                if id(tensor._array) in self._made:
-                    return id(tensor._array) in wanting
+                if tensor.node is not None and tensor.node.order in made:
+                    return tensor.node.order in wanting
                 return bool(tensor._requires_grad)
 
-            self._made = {id(x._array) for x in (*starts, *given)} | {id(one.made) for one in trace}
             for one in trace:
                 if any(w and wants(x) for w, x in zip(one.node.wanted, one.inputs) if x is not None):
-                    wanting.add(id(one.made))
+                    wanting.add(one.node.order)
             found = [flow or wants(part) for flow, part in zip(flows, after)]
             if found == flows:
                 return flows, [wants(one) for one in outputs]
@@ -184,7 +197,7 @@ class Program:
 
     def _reverse(self, starts: Any, given: Any, after: Any, outputs: Any) -> None:
         low, step = self.low, self.low.step
-        seeds: dict[int, tuple[Any, Value]] = {}
+        seeds: dict[int, tuple[Any, Value]] = {}  # by the clock numbers of the nodes
         arriving = [
             (tensor, step.input((name, i), value.width))
             for name, tensors, values, flow in (
@@ -196,8 +209,8 @@ class Program:
         ]
         for tensor, value in arriving:
             if tensor._requires_grad:  # else it is a constant, whatever arrives
-                known = seeds.get(id(tensor._array))
-                seeds[id(tensor._array)] = (
+                known = seeds.get(tensor.node.order)
+                seeds[tensor.node.order] = (
                     tensor,
                     value if known is None else step.map(scalar.add, known[1], value),
                 )
@@ -211,16 +224,16 @@ class Program:
             *[low.tensors[n] for n in self.boundary],
         ]
         tensors = [tensor for tensor, _ in seeds.values()]
-        ones = [Tensor(np.ones(tensor.shape, tensor.dtype)) for tensor in tensors]
+        ones: list[Any] = [_start(np.ones(tensor.shape, tensor.dtype), False) for tensor in tensors]
         trace = Trace()
         with enable_grad(), trace:
             found = grad_up_to(tensors, wanted, ones, create_graph=True)
         if self.listed:
             self.traced.append(wengert([one.node for one in trace.done]))
         for one, (_, value) in zip(ones, seeds.values()):
-            low.know(one._array, Row(value, one.shape[1:]))
+            low.know(one.node, Row(value, one.shape[1:]))
         forward = len(step.values)
-        low.run(trace.done)
+        low.run(trace)
         results = iter(found)
         of_carry = [next(results) if flow else None for flow in self.flows]
         of_x = [next(results) if wants else None for wants in self.wants_x]
@@ -363,8 +376,9 @@ def _size(tensor: Any) -> int:
 
 
 def _start(array: Any, wants: bool) -> Tensor:
-    """A leaf with memory of its own name, so that equal arrays given twice are told apart."""
-    made = Tensor(array.view())
+    """A leaf, with a node of its own even where it is a constant."""
+    made = Tensor(array)
+    made.node = Node.leaf(array)
     if wants and array.dtype.kind == "f":
         made.requires_grad = True
     return made

@@ -14,6 +14,7 @@ from .homes import Homes
 from .layout import SAVED, WORK, Gram, Layout
 from .outside import Bound, Fixtures
 from .plan import Key, Plan
+from .trace import NotFused
 
 
 class Strides(NamedTuple):
@@ -53,10 +54,15 @@ class Taken:
 
 
 class Compiled:
-    """A program and its kernels, and how its memory is laid out for each size of run."""
+    """A program and its kernels, and how its memory is laid out for each size of run.
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    Args:
+        program: what to run.
+        holds: whether what runs take from outside may be kept alive between them.
+    """
+
+    def __init__(self, program: Program, holds: bool) -> None:
+        self.program, self._holds = program, holds
         numbers = [value.number for value in program.next]
         #: For each output the part of the carry that it is, or None; and the parts that are outputs.
         self.carried = [numbers.index(y.number) if y.number in numbers else None for y in program.ys]
@@ -72,6 +78,8 @@ class Compiled:
         for i in sorted(program.used_sums) if program.backward is not None else ():
             self.spans[i] = end, end + low.sums[i].width
             end += low.sums[i].width
+        if not program.listed:
+            program.release()
         self._kept: Taken | None = None
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}
@@ -84,17 +92,27 @@ class Compiled:
         fixtures = Fixtures(self.program.low, tensors, self.homes.outer)
         bound = Bound.of(fixtures)
         named = all(t.node is None or t.node.op is None for t in tensors)  # or what they are made of would live on here
-        self._kept = Taken(tensors, fixtures, bound) if named and self.homes.complete and bound.lasting else None
+        lasting = self._holds and named and self.homes.complete and bound.lasting
+        self._kept = Taken(tensors, fixtures, bound) if lasting else None
         return fixtures, bound
 
     def layout(self, way: str, *key: Any) -> Layout:
-        """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes."""
+        """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes.
+
+        Raises:
+            NotFused: where the compiler fails.
+        """
         key = (way, settings.get_num_threads(), *key)
         found = self._layouts.get(key)
         if found is None:
             if len(self._layouts) >= 64:
                 self._layouts.clear()
-            found = self._layouts[key] = (self._forward if way == "forward" else self._backward)(*key[1:])
+            try:
+                found = self._layouts[key] = (self._forward if way == "forward" else self._backward)(*key[1:])
+            except (NotFused, MemoryError):
+                raise
+            except Exception as trouble:  # nothing has run yet
+                raise NotFused.failed(trouble) from trouble
         return found
 
     def _sealed(self, layout: Layout, plan: Plan, strides: Any, grams: Sequence[Gram] = ()) -> Layout:

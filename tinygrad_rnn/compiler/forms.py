@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -59,7 +60,8 @@ class Mask(NamedTuple):
     width: int
 
 
-class Recipe(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Recipe:
     """How a fixed value or a total is made: an operation on others of its kind (or plain arrays), with settings."""
 
     op: Any

@@ -19,11 +19,13 @@ from ..kernels.draw import gumbels, masks
 from ..kernels.memory import Block, address_of, empty
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
-from .build import ONES, Source
+from .build import ONES
 from .compiled import Compiled
+from .front.reads import Reads
 from .layout import LIVE, SAVED, WORK, Layout
 from .plan import Key
 from .ragged import Ragged
+from .trace import NotFused
 
 #: The one that sums are products with.
 _ONES = {char: np.ones(1, char) for char in "fd"}
@@ -38,22 +40,22 @@ def run(
     carry: Any,
     xs: Any,
     reverse: bool,
-    source: Source,
+    reads: Reads,
     ragged: Ragged | None,
 ) -> tuple[Any, Any]:
     """Run a program: (carry, ys). `eager` does the same step by step, for derivatives of higher order."""
-    return _Run(compiled, eager, carry, xs, reverse, source, ragged).forward()
+    return _Run(compiled, eager, carry, xs, reverse, reads, ragged).forward()
 
 
 class _Run:
     """One run: its memory, and how to go back."""
 
     def __init__(
-        self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, source: Source,
+        self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, reads: Reads,
         ragged: Ragged | None,
     ) -> None:  # fmt: skip
         self.compiled, self.eager, self.forwards = compiled, eager, not reverse
-        self.carry_nest, self.x_nest, self.keys = carry, xs, source.keys
+        self.carry_nest, self.x_nest, self.keys = carry, xs, reads.keys
         self.inputs = [*leaves(carry), *leaves(xs)]
         self.ragged = ragged
         self.steps = self.inputs[-1].shape[0] if ragged is None else ragged.longest
@@ -62,7 +64,7 @@ class _Run:
         self.start: Any
         self.end: Any
         self.start, self.end = (0, ends) if self.forwards else (ends, 0)
-        self.fixtures, self.bound = compiled.taken(source.tensors)
+        self.fixtures, self.bound = compiled.taken(reads.tensors)
         self.outer = self.fixtures.outer
         self._take(self.inputs[len(compiled.program.next) :])
 
@@ -192,9 +194,12 @@ class _Run:
             if g is not None:
                 more["dy", i] = self._over_time(g._array)
             kinds.append(None if g is None else more["dy", i].strides[:2])
-        layout = self.compiled.layout(
-            "backward", steps, self.ragged is not None, self.forwards, self.strides, tuple(kinds)
-        )
+        try:
+            layout = self.compiled.layout(
+                "backward", steps, self.ragged is not None, self.forwards, self.strides, tuple(kinds)
+            )
+        except NotFused:
+            return self._step_by_step(arrived)
         threads.ready(layout.parts)
         work = Block(layout.sizes.get(WORK, 0))
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
@@ -233,6 +238,21 @@ class _Run:
             for i, (start, stop) in self.compiled.spans.items():
                 found["sum", i] = every[start:stop]
         return made + homes.filled(outer, self.fixtures, found)
+
+    def _step_by_step(self, arrived: list[Any]) -> list[Any]:
+        """The gradients from the steps one by one: where the compiler fails, and only then."""
+        taken = [*self.inputs, *self.outer]
+        starts = [Tensor(t._array) for t in taken]
+        for start, t in zip(starts, taken):
+            start.requires_grad = t._requires_grad
+        outside = zip(self.outer, starts[len(self.inputs) :])
+        known = {t.node.order: start for t, start in outside if t.node is not None}
+        _, outputs = self.again(starts, known)
+        self._compare(outputs[len(self.compiled.program.next) :])
+        chosen = [(y, g) for y, g in zip(outputs, arrived) if g is not None and y._requires_grad]
+        wanted = [start for start in starts if start._requires_grad]
+        found = iter(grad([y for y, _ in chosen], wanted, [g for _, g in chosen], allow_unused=True))
+        return [next(found) if start._requires_grad else None for start in starts]
 
     def opened(
         self, starts: Sequence[Tensor], watchers: tuple[Watcher, ...] = ()

@@ -7,19 +7,19 @@ not mix is derived here, operation by operation: axis 0 of a row value is the ba
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..autograd.tape import thread
+from ..autograd.tape import Node, thread
 from ..autograd.tensor import Tensor
 from ..ops.op import Elementwise
 from ..ops.shape import permute_dims
 from ..program.step import Step, Value
 from .forms import Fixed, Lone, Mask, Recipe, Row, Tall, Total, Turned
 from .rules import RULES
-from .trace import NotFused, Traced
+from .trace import NotFused, Trace, Traced
 
 
 class Lowering:
@@ -55,22 +55,26 @@ class Lowering:
         self._counts: dict[int, Fixed] = {}
         self.values_only = not thread.state.enabled
         self._keys = keys
-        self._numbers: dict[float, Fixed] = {}
-        self._kept: list[Any] = []  # arrays, as long as `known` goes by their identity
+        self._numbers: dict[str, Fixed] = {}
+        self.numbers: dict[int, bool | int | float] = {}  # of the traces, by the clock numbers of their leaves
+        self.plain: dict[int, float] = {}  # fixtures that are such numbers
 
     # --- What is known ---
 
-    def know(self, array: Any, found: Any) -> None:
-        """Remember what an array of the trace is."""
-        self.known[id(array)] = found
-        self._kept.append(array)
+    def know(self, node: Node, found: Any) -> None:
+        """Remember what a value of the trace is, by the node that made it."""
+        self.known[node.order] = found
 
     def of(self, tensor: Any) -> Any:
         """What a tensor is: as known, or else something fixed from outside."""
-        found = self.known.get(id(tensor._array))
+        if tensor.node is None:
+            tensor.node = Node.leaf(tensor._array)
+        found = self.known.get(tensor.node.order)
         if found is None:
             found = self.fixed(tensor, tensor)
-            self.know(tensor._array, found)
+            self.know(tensor.node, found)
+            if tensor.node.order in self.numbers:
+                self.plain[found.number] = float(self.numbers[tensor.node.order])
         return found
 
     def fixed(self, made: Any, tensor: Any) -> Fixed:
@@ -79,9 +83,10 @@ class Lowering:
         self.tensors.append(tensor)
         return Fixed(len(self.fixtures) - 1)
 
-    def run(self, trace: Sequence[Traced]) -> None:
+    def run(self, trace: Trace) -> None:
         """Lower every operation."""
-        for one in trace:
+        self.numbers.update(trace.numbers)
+        for one in trace.done:
             operands = [None if x is None else self.of(x) for x in one.inputs]
             drawn = self._keys.get(one.settings["key"]) if one.op.random else None
             if drawn is None and all(x is None or isinstance(x, Fixed) for x in operands):
@@ -101,7 +106,7 @@ class Lowering:
                     and made.value.operator == "map"
                 ):
                     made.value.label = one.node.label
-            self.know(one.made, made)
+            self.know(one.node, made)
 
     # --- Operations ---
 
@@ -144,14 +149,15 @@ class Lowering:
 
     def numeral(self, number: float) -> Value:
         """A number of the user's: in the kernel's text where it is a plain one, else handed over."""
-        return self.step.constant(number) if number in _PLAIN else self.given(number)
+        is_plain = number in _PLAIN and not (number == 0.0 and math.copysign(1.0, number) < 0.0)
+        return self.step.constant(number) if is_plain else self.given(number)
 
     def given(self, number: float) -> Value:
         """A number that is handed over, so that another compiles nothing."""
-        found = self._numbers.get(number)
+        found = self._numbers.get(number.hex())
         if found is None:
             tensor = Tensor(np.asarray(number, self.dtype))
-            found = self._numbers[number] = self.fixed(tensor, tensor)
+            found = self._numbers[number.hex()] = self.fixed(tensor, tensor)
         return self.vector(found, 1)
 
     def vector(self, fixed: Fixed, width: int) -> Value:
@@ -175,13 +181,8 @@ class Lowering:
         own = array.shape
         if array.dtype.kind == "f" and array.dtype != self.dtype:
             raise NotFused(f"{array.dtype} meets {self.dtype}")
-        if (
-            array.size == 1
-            and not self.tensors[x.number]._requires_grad
-            and isinstance(self.fixtures[x.number], Recipe)
-            and self.constant(x)
-        ):
-            return self.step.constant(float(array.reshape(())))
+        if array.size == 1 and self.constant(x):
+            return self.numeral(self.plain.get(x.number, float(array.reshape(()))))
         if array.dtype.kind not in "f":
             raise NotFused(f"a fixed value of {array.dtype}")
         if array.size == 1:
@@ -198,11 +199,11 @@ class Lowering:
         raise NotFused(f"{own} is broadcast to {shape} in part")
 
     def constant(self, x: Fixed) -> bool:
-        """Whether a fixture is made of plain numbers alone."""
+        """Whether a fixture is a plain number, or made of such alone."""
         made = self.fixtures[x.number]
         if isinstance(made, Recipe):
             return all(operand is None or self.constant(operand) for operand in made.operands)
-        return made.node is None or (made.node.op is None and made._array.ndim == 0 and not made._requires_grad)
+        return x.number in self.plain
 
     def counted(self, width: int) -> Value:
         """The numbers 0, 1, ..., width - 1."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..autograd.nest import leaves, map_nest, structure
+from ..autograd.nest import form, leaves, map_nest, structure
 from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
@@ -19,8 +19,11 @@ from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..kernels.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
-from .build import Program, Source
+from .build import Draft, Program
 from .compiled import Compiled
+from .front.guards import Source, known_of
+from .front.probe import Probe, Settled
+from .front.reads import Reads
 from .fused import run as run_fused
 from .lower import exact
 from .ragged import Ragged, over_live_rows
@@ -134,6 +137,7 @@ def scan(
         Place(name, 0, reverse),
         checkpoint=checkpoint,
         engine=checked_engine(engine),
+        source=Source((step,), known_of(step)),
     )
 
 
@@ -149,7 +153,7 @@ def unrolled(
     source: Source | None = None,
     lengths: np.ndarray[Any, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """`scan` for what knows its place in a net, and what its step is made of; `first` numbers the first step.
+    """`scan` for what knows its place in a net, and what its step starts with; `first` numbers the first step.
 
     With `lengths` (B,) of the rows, xs is one tensor (T, B, ...) and so are the outputs.
     """
@@ -159,59 +163,194 @@ def unrolled(
     if ragged is not None:
         with at(place):
             _check_batch(carry, len(ragged.lengths))
-        steps = ragged.longest
+    loop = Loop(step, carry, xs, place, first, every, ragged, source or Source((step,)))
     name = _chosen.name if engine == "auto" else engine
-
-    source = source or Source()
     if _chosen.parts is not None:
-        try:
-            found: Any = _program(step, carry, xs, place, first, source._replace(listed=True))
-        except NotFused as trouble:
-            found = trouble
-        _chosen.parts.append((place, found, _left_eager(name, steps)))
-    elif name == "fused" or (name == "auto" and steps >= ENOUGH and settings.jit_enabled):
-        try:
-            if every is None:
-                return fused(step, carry, xs, place, first, source, ragged)
-            if ragged is not None:
-                raise NotFused("checkpoint cuts a sequence into pieces, and rows end at different steps")
-            again = source if source.known is not None else source._replace(known={})
-            return _in_pieces(
-                lambda carry, xs, a: fused(step, carry, xs, place, first + a, again, None),
-                carry, xs, steps, every, place,
-            )  # fmt: skip
-        except NotFused as trouble:
-            if name == "fused":
-                raise FusionError(
-                    f"{place.cell}: this step cannot be fused", got=str(trouble), hint='engine="eager", or "auto"'
-                ) from None
+        found, made = loop.explained()
+        _chosen.parts.append((place, found, _left_eager(name, loop.steps)))
+        return made
+    if name == "eager" or (name == "auto" and (loop.steps < ENOUGH or not settings.jit_enabled)):
+        return loop.eager()
+    try:
+        return loop.compiled(strict=name == "fused")
+    except NotFused as trouble:
+        if name == "fused":
+            raise FusionError(
+                f"{place.cell}: this step cannot be fused", got=str(trouble), hint='engine="eager", or "auto"'
+            ) from trouble.__cause__
+        return loop.eager()
 
-    if ragged is not None:
 
-        def over(x: Any, carry: Any, first: int) -> tuple[Any, Any]:
-            made = unrolled(step, carry, x, place, first=first, checkpoint=checkpoint, engine="eager")
-            return made[1], made[0]
+class Loop:
+    """A step over time: how it runs eagerly, and as kernels."""
 
-        return over_live_rows(over, xs, carry, ragged, place.reverse)
+    def __init__(
+        self, step: Step, carry: Any, xs: Any, place: Place, first: int, every: int | None, ragged: Ragged | None,
+        source: Source,
+    ) -> None:  # fmt: skip
+        self.step, self.carry, self.xs, self.place, self.first = step, carry, xs, place, first
+        self.every, self.ragged, self.source = every, ragged, source
+        self.steps = _length(xs) if ragged is None else ragged.longest
 
-    kept = Steady(carry)
+    # --- Step by step ---
 
-    def piece(carry: Any, xs: Any, a: int) -> tuple[Any, Any]:
-        """Some of the steps, one after another."""
-        count = _length(xs)
+    def eager(self, probe: Probe | None = None) -> tuple[Any, Any]:
+        """One step after another, each operation on the tape; the `probe` watches the first of them."""
+        ragged, place = self.ragged, self.place
+        if ragged is not None:
+
+            def over(x: Any, carry: Any, first: int) -> tuple[Any, Any]:
+                every = None if self.every is None else max(min(self.every, _length(x)), 1)
+                made = Loop(self.step, carry, x, place, first, every, None, self.source).eager(probe)
+                return made[1], made[0]
+
+            return over_live_rows(over, self.xs, self.carry, ragged, place.reverse)
+        kept = Steady(self.carry)
+
+        def piece(carry: Any, xs: Any, a: int) -> tuple[Any, Any]:
+            """Some of the steps, one after another."""
+            return self._piece(carry, xs, a, kept, probe)
+
+        if self.every is None or self.steps == 0:
+            return piece(self.carry, self.xs, 0)
+        return _in_pieces(piece, self.carry, self.xs, self.steps, self.every, place)
+
+    def _piece(self, carry: Any, xs: Any, a: int, kept: Steady, probe: Probe | None) -> tuple[Any, Any]:
+        step, place, count = self.step, self.place, _length(xs)
         ys: list[Any] = [None] * count
         with at(place) as here:
             for t in reversed(range(count)) if place.reverse else range(count):
-                here.place = Place(place.cell, place.layer, place.reverse, first + a + t, place.of)
+                here.place = Place(place.cell, place.layer, place.reverse, self.first + a + t, place.of)
                 x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
-                carry, ys[t] = kept.checked(step(carry, x))
+                if probe is None or not probe.active:
+                    carry, ys[t] = kept.checked(step(carry, x))
+                else:
+                    carry, ys[t] = kept.checked(probe.step(step, carry, x))
+                    probe.settle()
         if not count:
             return carry, _nothing(step, carry, xs, place, kept)
         return carry, map_nest(lambda *parts: stack(parts), *ys)
 
-    if every is None or steps == 0:
-        return piece(carry, xs, 0)
-    return _in_pieces(piece, carry, xs, steps, every, place)
+    # --- As kernels ---
+
+    def compiled(self, strict: bool) -> tuple[Any, Any]:
+        """The whole sequence as compiled kernels; eagerly where the first steps show that they cannot be.
+
+        Raises:
+            NotFused: where it cannot be, and nothing has happened yet; with `strict`, also where something has.
+        """
+        state = thread.state
+        if not settings.jit_enabled:
+            raise NotFused("nothing is compiled here (TINYGRAD_RNN_JIT=0)")
+        if any(watcher.each for watcher in state.watchers) or state.anomaly is not None:
+            raise NotFused("every operation is watched")
+        if not self.steps:
+            raise NotFused("there are no steps")
+        if self.every is not None and self.ragged is not None:
+            raise NotFused("checkpoint cuts a sequence into pieces, and rows end at different steps")
+        kind, source = self._kind(), self.source
+        seen = source.known.find(source.roots, kind)
+        if seen is None:
+            probe = self._probe(strict, listed=False)
+            try:
+                made = self.eager(probe)
+            except Settled:
+                seen = source.known.remember(probe, kind, probe.made), probe.reads
+            except NotFused as why:
+                if probe.lasting and why is probe.why:
+                    source.known.remember(probe, kind, why)
+                raise
+            else:
+                if probe.lasting:
+                    source.known.remember(probe, kind, probe.why)
+                return made
+        moment, reads = seen
+        found = moment.made[kind]
+        if isinstance(found, NotFused):
+            raise NotFused(str(found)) from found.__cause__
+        try:
+            return self._run(found, reads)
+        except NotFused as why:
+            if why.__cause__ is not None:  # else it is about this call's numbers
+                moment.keep(kind, why)
+            raise
+
+    def explained(self) -> tuple[Any, tuple[Any, Any]]:
+        """The program that it can become, or a NotFused; and the run itself, eagerly."""
+        if not self.steps:
+            return NotFused("there are no steps"), self.eager()
+        probe = self._probe(strict=False, listed=True)
+        try:
+            made = self.eager(probe)
+        except Settled:
+            return probe.made.program, self.eager()
+        return probe.why, made
+
+    def _probe(self, strict: bool, listed: bool) -> Probe:
+        count = self.steps if self.every is None else min(self.steps, self.every)
+        return Probe(self.source.roots, lambda probe: self._compiled(probe, listed), count, strict)
+
+    def _kind(self) -> Any:
+        """What a program depends on besides what the step reads."""
+        state, source = thread.state, self.source
+        return (
+            tuple([(x._array.shape[1:], x._array.dtype.char, x._requires_grad) for x in leaves(self.xs)]),
+            tuple([(p._array.shape, p._array.dtype.char, p._requires_grad) for p in leaves(self.carry)]),
+            form(self.xs),
+            form(self.carry),
+            state.enabled,
+            self.place.reverse,
+            settings.default_dtype,
+            source.more,
+        )
+
+    def _compiled(self, probe: Probe, listed: bool) -> Compiled:
+        """What the first two steps say of all."""
+        place, steps, kept = self.place, self.steps, Steady(self.carry)
+        second = min(1, steps - 1)  # of a single step the same again
+        order = [0, second] if not place.reverse else [steps - 1, steps - 1 - second]
+        few = [map_nest(lambda x, t=t: x[t], self.xs) for t in order]
+
+        def checked(carry: Any, x: Any) -> tuple[Any, Any]:
+            return kept.checked(self.step(carry, x))
+
+        state = thread.state
+        watchers, state.watchers = state.watchers, ()
+        entered = len(probe.observer.entered)
+        try:
+            with at(Place(place.cell, place.layer, place.reverse, self.first + order[0])), nothing_compiled():
+                with probe.draws.repeated(), probe.observer:
+                    draft = Draft(checked, self.carry, few, _needs(self.xs))
+                probe.compare(draft.traces, entered)
+                program = Program(
+                    draft, _needs(self.carry), _needs(self.xs), probe.reads.tensors, probe.reads.keys, listed
+                )
+                return Compiled(program, self.source.known.holds)
+        except (NotFused, MemoryError):
+            raise
+        except Exception as trouble:
+            raise NotFused.failed(trouble) from trouble
+        finally:
+            state.watchers = watchers
+
+    def _run(self, compiled: Compiled, reads: Reads) -> tuple[Any, Any]:
+        if compiled.program.whole:
+            _check_whole(compiled.program, self.carry, self.xs)
+        ragged, place = self.ragged, self.place
+
+        def run(carry: Any, xs: Any, a: int = 0) -> tuple[Any, Any]:
+            def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
+                now = thread.state.place  # that of a gradient, where that runs it
+                here = place._replace(of=now.of if now is not None else None)
+                first = self.first + a
+                return Loop(self.step, carry, xs, here, first, None, ragged, self.source).eager()
+
+            with at(place):
+                return run_fused(compiled, eagerly, carry, xs, place.reverse, reads, ragged)
+
+        if self.every is None:
+            return run(self.carry, self.xs)
+        return _in_pieces(run, self.carry, self.xs, self.steps, self.every, place)
 
 
 def _in_pieces(
@@ -273,47 +412,6 @@ def trial() -> Iterator[None]:
         draws.take_back()
 
 
-def fused(
-    step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source, ragged: Ragged | None
-) -> tuple[Any, Any]:
-    """The whole sequence as compiled kernels.
-
-    Raises:
-        NotFused: where that cannot be; nothing has happened then.
-    """
-    state, steps = thread.state, _length(xs) if ragged is None else ragged.longest
-    if not settings.jit_enabled:
-        raise NotFused("nothing is compiled here (TINYGRAD_RNN_JIT=0)")
-    if any(watcher.each for watcher in state.watchers) or state.anomaly is not None:
-        raise NotFused("every operation is watched")
-    if not steps:
-        raise NotFused("there are no steps")
-    kind = (
-        tuple([(x._array.shape[1:], x._array.dtype.char, x._requires_grad) for x in leaves(xs)]),
-        tuple([(p._array.shape, p._array.dtype.char, p._requires_grad) for p in leaves(carry)]),
-    )
-    name = source.key, kind, state.enabled, place.reverse
-    compiled = source.known.get(name) if source.known is not None else None
-    if compiled is None:
-        compiled = Compiled(_program(step, carry, xs, place, first, source))
-        if source.known is not None:
-            if len(source.known) > 32:
-                source.known.clear()
-            source.known[name] = compiled
-
-    if compiled.program.whole:
-        _check_whole(compiled.program, carry, xs)
-
-    def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:
-        lengths = None if ragged is None else ragged.lengths[ragged.back]
-        now = thread.state.place  # that of a gradient, where that runs it
-        here = place._replace(of=now.of if now is not None else None)
-        return unrolled(step, carry, xs, here, first=first, engine="eager", lengths=lengths)
-
-    with at(place):
-        return run_fused(compiled, eagerly, carry, xs, place.reverse, source, ragged)
-
-
 def _check_whole(program: Program, carry: Any, xs: Any) -> None:
     """Raise NotFused for whole numbers that a kernel, where they are floats, could not look up."""
     limits = dict.fromkeys(program.low.limits)
@@ -329,26 +427,6 @@ def _check_whole(program: Program, carry: Any, xs: Any) -> None:
 
 def _needs(nest: Any) -> tuple[bool, ...]:
     return tuple([part._requires_grad for part in leaves(nest)])
-
-
-def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> Program:
-    """What the first two steps say of all."""
-    steps, kept = _length(xs), Steady(carry)
-    if not steps:
-        raise NotFused("there are no steps")
-    order = range(min(steps, 2)) if not place.reverse else range(steps - 1, max(steps - 3, -1), -1)
-
-    def checked(carry: Any, x: Any) -> tuple[Any, Any]:
-        return kept.checked(step(carry, x))
-
-    state = thread.state
-    watchers, state.watchers = state.watchers, ()
-    try:
-        with at(Place(place.cell, place.layer, place.reverse, first + order[0])), nothing_compiled():
-            few = [map_nest(lambda x, t=t: x[t], xs) for t in order]
-            return Program(checked, carry, few, _needs(carry), _needs(xs), source)
-    finally:
-        state.watchers = watchers
 
 
 def _length(xs: Any) -> int:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd.tape import Node, Watcher, writes
-from ..ops.op import Op
+from ..ops.op import Elementwise, Op
 from ..ops.random import Draws
-
-_LIBRARY = str(Path(__file__).parent.parent)
+from .front.line import users_line
 
 
 class NotFused(Exception):
@@ -22,13 +19,20 @@ class NotFused(Exception):
     def __init__(self, why: str, where: str = "") -> None:
         super().__init__(f"{why}{f' ({where})' if where else ''}")
 
+    @classmethod
+    def failed(cls, trouble: Exception) -> NotFused:
+        """Where the compiler itself is at fault."""
+        made = cls(f"the compiler failed, which is a fault of its own: {type(trouble).__name__}: {trouble}")
+        made.__cause__ = trouble
+        return made
+
 
 class Traced(NamedTuple):
     """One operation of a trace.
 
     Attributes:
         op: the operation.
-        inputs: its input tensors; None where not given.
+        inputs: its input tensors, each with a node; None where not given.
         settings: its settings; for an elementwise one, the inputs that are plain numbers.
         made: the output's array.
         node: its node.
@@ -44,23 +48,37 @@ class Traced(NamedTuple):
 
 
 class Trace(Watcher):
-    """Notes every operation; a value that is read, or written in place, ends it."""
+    """Notes every operation. Values are known by the nodes that made them, never by their memory.
+
+    Attributes:
+        done: the operations.
+        numbers: the plain numbers among their inputs, by the clock numbers of the leaves that stand for them.
+        trouble: what no kernel does, where the step did it: read a value.
+    """
+
+    names_constants = True
 
     def __init__(self, starts: Sequence[Any] = ()) -> None:
         self.done: list[Traced] = []
-        self.names: dict[int, tuple[str, int]] = {id(x._array): ("start", i) for i, x in enumerate(starts)}
+        self.numbers: dict[int, bool | int | float] = {}
+        self.names: dict[int, tuple[str, int]] = {x.node.order: ("start", i) for i, x in enumerate(starts)}
         self.latest = writes.latest
         self.draws = Draws()
         self.trouble: NotFused | None = None
 
     def see(self, node: Node, inputs: Sequence[Any], y: np.ndarray[Any, Any]) -> None:
         assert node.op is not None
-        self.names[id(y)] = "made", len(self.done)
-        self.done.append(Traced(node.op, tuple(inputs), node.settings or {}, y, node, _line()))
+        settings = node.settings or {}
+        if settings and isinstance(node.op, Elementwise):
+            for name, x in zip(node.op.inputs, inputs):
+                if name in settings and x is not None and x.node is not None:
+                    self.numbers[x.node.order] = settings[name]
+        self.names[node.order] = "made", len(self.done)
+        self.done.append(Traced(node.op, tuple(inputs), settings, y, node, users_line()))
 
     def see_read(self, x: Any) -> None:
         if self.trouble is None:
-            self.trouble = NotFused("the step reads values, which decides once for all steps", _line())
+            self.trouble = NotFused("the step reads values, which decides once for all steps", users_line())
 
     def check(self) -> None:
         """Raise NotFused where the step did what no kernel does."""
@@ -74,8 +92,8 @@ class Trace(Watcher):
         if self.draws.count != len(self.draws.keys):
             raise NotFused("the step draws random numbers that no kernel draws")
 
-    def compare(self, other: Trace) -> None:
-        """Raise NotFused where another step did something else."""
+    def compare(self, other: Trace, made: Sequence[Any], others: Sequence[Any]) -> None:
+        """Raise NotFused where another step did something else, or what it `made` is something else."""
         for one, two in zip(self.done, other.done):
             alike = one.op is two.op and len(one.inputs) == len(two.inputs)
             alike = alike and _equal(self._settings(one), other._settings(two))
@@ -84,6 +102,23 @@ class Trace(Watcher):
         sources = [key.source for key in self.draws.keys], [key.source for key in other.draws.keys]
         if len(self.done) != len(other.done) or list(map(id, sources[0])) != list(map(id, sources[1])):
             raise NotFused("the second step does something else than the first")
+        for x in (*made, *others):
+            if x.node is None:
+                x.node = Node.leaf(x._array)
+        if not all(map(self._named_alike, made, others, [other] * len(made))):
+            raise NotFused("the second step returns something else than the first")
+
+    def compare_results(self, again: Trace) -> None:
+        """Raise NotFused where the same step, run again, did something else or made other numbers."""
+        for one, two in zip(self.done, again.done):
+            if one.op is not two.op:
+                raise NotFused(f"{two.op.name}: {_NO_FUNCTION}", two.where)
+            if one.made.shape == two.made.shape and not _bits(one.made, two.made):
+                raise NotFused(f"{two.op.name}: {_NO_FUNCTION}: other numbers", two.where)
+        if len(self.done) != len(again.done):
+            longer = max(self.done, again.done, key=len)
+            first = longer[min(len(self.done), len(again.done))]
+            raise NotFused(f"{first.op.name}: {_NO_FUNCTION}", first.where)
 
     def _settings(self, one: Traced) -> dict[str, Any]:
         """An operation's settings, with a key that this step drew as the number of the draw."""
@@ -94,33 +129,44 @@ class Trace(Watcher):
     def _named_alike(self, x: Any, y: Any, other: Trace) -> bool:
         if x is None or y is None:
             return x is y
-        name = self.names.get(id(x._array))
-        if name is not None or id(y._array) in other.names:
-            return name == other.names.get(id(y._array))
-        if x is y or x._requires_grad or y._requires_grad:
-            return x is y
-        return bool(x.dtype == y.dtype and np.array_equal(x._array, y._array, equal_nan=x.dtype.kind == "f"))
+        one, two = x.node.order, y.node.order
+        if one in self.names or two in other.names:
+            return self.names.get(one) == other.names.get(two)
+        if one == two:
+            return True  # a tensor from outside
+        if x._requires_grad or y._requires_grad:
+            return False
+        return bool(x.dtype == y.dtype and _bits(x._array, y._array))
+
+    def captured(self, other: Trace) -> set[int]:
+        """The tensors that both steps took from outside, by the clock numbers of their nodes."""
+        both = [
+            {x.node.order for one in t.done for x in one.inputs if x is not None} - t.names.keys()
+            for t in (self, other)
+        ]
+        return both[0] & both[1]
+
+
+_NO_FUNCTION = "the step is no function of what it is given: run again, it does something else"
+
+
+def _bits(a: Any, b: Any) -> bool:
+    """Whether two arrays are the same to the last bit."""
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    )
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether two settings are the same."""
+    """Whether two settings are the same, 0.0 and -0.0 told apart."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return bool(np.array_equal(a, b))
+        return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _bits(a, b)
+    if isinstance(a, float) and isinstance(b, float):
+        return a.hex() == b.hex()
     return bool(a is b or (type(a) is type(b) and a == b))
-
-
-def _line() -> str:
-    """The innermost line of code that is not the library's own, or else of a cell's step."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        name, function = frame.f_code.co_filename, frame.f_code.co_name
-        if not name.startswith((_LIBRARY, "<")):
-            return f"{Path(name).name}, line {frame.f_lineno}"
-        if function == "step":
-            return f"{Path(name).name}, line {frame.f_lineno}"
-        frame = frame.f_back
-    return ""

@@ -232,6 +232,21 @@ def _prepared(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
 
 
+@contextlib.contextmanager
+def _unprofiled() -> Iterator[None]:
+    """Inside, no profile function sees what Numba does: it is nothing that the code around asked for."""
+    outer = sys.getprofile()
+    if outer is None or not callable(outer):
+        yield
+        return
+    sys.setprofile(None)
+    try:
+        yield
+    finally:
+        sys.setprofile(outer)
+
+
+@_unprofiled()
 def load(name: str, text: str) -> Any:
     """Compile the module `text` or take it from the cache, and return it.
 

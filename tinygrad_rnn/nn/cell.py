@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from ..autograd.tape import Node, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, DtypeError, GraphError, ShapeError
 from ..ops.contract import linear
-from ..ops.random import RandomKey
 from . import init
 from .module import Module, Parameter
 
@@ -51,7 +49,7 @@ class Cell(Module):
     def zeros(self, batch_size: int, n: int) -> Tensor:
         """State of shape (batch_size, n), zero, in the parameters' dtype."""
         for part in vars(self).values():  # at each call of a layer: the first is mostly near
-            if isinstance(part, Parameter):
+            if isinstance(part, Tensor) and part._array.dtype.kind == "f":
                 return zeros(batch_size, n, dtype=part._array.dtype)
         first = next(self.parameters(), None)
         return zeros(batch_size, n, dtype=first.dtype if first is not None else None)
@@ -135,101 +133,6 @@ def begun(module: Any) -> Any:
         if inside is not child:
             made = made.with_child(name, inside)
     return made
-
-
-class Fingerprint:
-    """What a step can depend on: every attribute of a module and those inside; and their tensors, each once.
-
-    A tensor counts by its place, shape, dtype and whether it requires a gradient, and so does a key by its place:
-    another there changes nothing in what the step does.
-    """
-
-    def __init__(self, module: Any) -> None:
-        found = _Found()
-        self.module, self.key, self.tensors = module, _Hashed(found.described(module)), found.tensors
-        self._names, self._values = [*vars(module)], [*vars(module).values()]
-        self._arrays, self._needs = [t._array for t in self.tensors], [t._requires_grad for t in self.tensors]
-        #: Whether all that it holds is seen at a glance, and nothing is drawn when a sequence starts.
-        self._plain = type(module).for_sequence is Cell.for_sequence and all(
-            value is None or type(value) in _ATOMS or isinstance(value, Tensor) for value in self._values
-        )
-
-    def holds(self, module: Any) -> bool:
-        """Whether this is the module's still. May be False where it is, and look at all again is what remains."""
-        return (
-            self._plain
-            and module is self.module
-            and [*vars(module)] == self._names
-            and all(map(operator.is_, vars(module).values(), self._values))
-            and all(map(operator.is_, [t._array for t in self.tensors], self._arrays))
-            and [t._requires_grad for t in self.tensors] == self._needs
-        )
-
-
-class _Hashed:
-    """A key whose hash is computed once."""
-
-    __slots__ = ("_hash", "_key")
-
-    def __init__(self, key: Any) -> None:
-        self._key, self._hash = key, hash(key)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _Hashed) and self._key == other._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-_ATOMS = frozenset({bool, int, float, str})
-
-
-class _Found:
-    """The tensors met so far, and in which place each object was met first."""
-
-    def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-        self.places: dict[int, int] = {}
-
-    def described(self, value: Any) -> Any:
-        """A value as one that can be compared."""
-        kind, place = type(value), self.places.get(id(value))
-        if kind in _ATOMS or value is None:
-            return kind, value
-        if isinstance(value, Tensor):
-            if place is None:
-                place = self.places[id(value)] = len(self.places)
-                self.tensors.append(value)
-            return place, value._array.dtype.char, value._array.shape, value._requires_grad
-        if isinstance(value, RandomKey):
-            return RandomKey
-        if isinstance(value, Module):
-            if place is not None:
-                return kind, place
-            self.places[id(value)] = len(self.places)
-            return kind, tuple([(name, self.described(part)) for name, part in vars(value).items()])
-        if isinstance(value, (tuple, list)):
-            return kind, tuple([self.described(part) for part in value])
-        if isinstance(value, dict):
-            return kind, tuple([(self.described(name), self.described(part)) for name, part in value.items()])
-        if isinstance(value, np.ndarray):
-            return value.dtype.char, value.shape, value.tobytes()
-        return _Same(value)
-
-
-class _Same:
-    """Any object, equal to itself only; kept, so that no other can take its place in memory."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
 
 
 def seeing(module: Any, change: Callable[[Any], Any]) -> Any:

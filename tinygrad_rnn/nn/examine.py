@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..autograd.tensor import as_tensor
 from ..errors import ArgumentError, TinygradError
 from ..ops.random import Draws
 from .cell import Cell
-from .examinations import EXAMINATIONS, Examination
+from .engine_examinations import changes_are_seen, engines_agree
+from .examinations import (
+    Examination,
+    eval_repeats,
+    every_parameter,
+    first_derivatives,
+    in_pieces,
+    one_step,
+    padding,
+    rows_independent,
+    second_derivatives,
+    stays_as_it_is,
+    stays_float32,
+    streaming,
+    training_derivatives,
+    training_repeats,
+)
+
+EXAMINATIONS: tuple[Callable[[Examination], Iterator[str]], ...] = (
+    one_step,
+    stays_float32,
+    stays_as_it_is,
+    eval_repeats,
+    training_repeats,
+    every_parameter,
+    first_derivatives,
+    training_derivatives,
+    second_derivatives,
+    rows_independent,
+    padding,
+    streaming,
+    in_pieces,
+    engines_agree,
+    changes_are_seen,
+)
 
 
 class Finding(NamedTuple):
@@ -49,16 +84,20 @@ class Report:
         return "\n".join([head, *(f"  {finding}".replace("\n", "\n  ") for finding in self.findings)])
 
 
-def verify(cell: Cell, input_size: int | None = None) -> Report:
-    """Examine a cell: derivatives, rows, padding, streams, training and evaluation.
+def verify(cell: Cell, input_size: int | None = None, *, x: Any = None, surrogate: bool = False) -> Report:
+    """Examine a cell: derivatives, rows, padding, streams, training and evaluation, and what the compiler makes of it.
 
-    A copy in float64 is run on random numbers, over a few rows and steps; the derivatives of large inputs are taken
-    along a few random directions. The cell itself, its modes and the
-    random generators stay as they are.
+    A copy in float64 is run on random numbers, over a few rows and steps, from states that it reaches itself; the
+    derivatives of large inputs are taken along a few random directions. The cell itself, its modes and the random
+    generators stay as they are.
 
     Args:
         cell: any cell, also one inside wrappers.
         input_size: features of x; `cell.input_size` where None.
+        x: examples (..., features) of what x can be, where that is not any number: symbols, say. Others are drawn
+            from among them.
+        surrogate: whether its gradients are not the derivatives, on purpose (a spike's, or one straight through a
+            rounding): they are then compared between the engines, and not with finite differences.
 
     Returns:
         A `Report`: true where nothing is wrong, and in words when printed.
@@ -82,21 +121,30 @@ def verify(cell: Cell, input_size: int | None = None) -> Report:
       ok     padding does not leak
       ok     streaming gives what the whole gives
       ok     recomputing in pieces gives the same gradients
+      ok     compiled, it gives what it gives step by step
+      ok     compiled, it sees what changes between two calls
     """
     if not isinstance(cell, Cell):
         raise ArgumentError("verify: this examines a cell", expected="a tg.nn.Cell", got=type(cell).__name__)
+    example = None if x is None else np.asarray(as_tensor(x))
+    if example is not None and (not example.ndim or not example.size):
+        raise ArgumentError(
+            "verify: x is examples of what the cell takes", expected="(..., features)", got=example.shape
+        )
     size = input_size if input_size is not None else getattr(cell, "input_size", None)
+    size = example.shape[-1] if example is not None else size
     if size is None:
-        raise ArgumentError("verify: the cell does not say its input_size", hint="verify(cell, input_size=...)")
+        raise ArgumentError(
+            "verify: the cell does not say its input_size", hint="verify(cell, input_size=...), or x=... with examples"
+        )
     draws = Draws()
     with draws, np.errstate(all="ignore"):
-        findings = list(_findings(cell, int(size)))
+        findings = list(_findings(Examination(cell, int(size), example, surrogate)))
     draws.take_back()
     return Report(cell.title, findings)
 
 
-def _findings(cell: Cell, size: int) -> Iterator[Finding]:
-    exam = Examination(cell, size)
+def _findings(exam: Examination) -> Iterator[Finding]:
     first, *others = EXAMINATIONS
     found = _found(exam, first)
     yield found

@@ -39,6 +39,9 @@ class Module:
     training = True
     _buffers: tuple[str, ...] = ()
 
+    #: Two modules are the same to a compiled step where all is the same that it reads of them.
+    _compared_by_parts = True
+
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self.forward(*arguments, **named)
 

@@ -10,12 +10,12 @@ import numpy as np
 from ..autograd.nest import map_nest
 from ..autograd.tape import Place, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
-from ..compiler.build import Source
+from ..compiler.front.guards import Known, Source
 from ..compiler.run import at, checked_engine, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
-from ..ops.random import Draws, dropout
+from ..ops.random import dropout
 from ..ops.shape import concat, permute_dims
-from .cell import Cell, Fingerprint, attached, check_switches
+from .cell import Cell, attached, check_switches
 from .lengths import checked_lengths
 from .module import Module, ModuleList
 
@@ -146,13 +146,12 @@ class Recurrent(OverTime):
         check_switches("Recurrent", batch_first=batch_first, reverse=reverse)
         pieces_of(checkpoint, 1)  # refuses what is none
         self.reverse, self.engine = bool(reverse), checked_engine(engine)
-        self._known: dict[Any, Any] = {}
-        self._fingerprint: Fingerprint | None = None
+        self._known = Known()
         self.layer = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a file takes: not what the cell was compiled to."""
-        return {**vars(self), "_known": {}, "_fingerprint": None}
+        return {**vars(self), "_known": Known()}
 
     @property
     def place(self) -> Place:
@@ -160,14 +159,7 @@ class Recurrent(OverTime):
         return Place(self.cell.title, self.layer, self.reverse)
 
     def run(self, x: Tensor, state: Any, lengths: Lengths) -> tuple[Any, Any]:
-        known, place = self._fingerprint, self.place
-        keys: Sequence[Any] = ()
-        if known is None or not known.holds(self.cell):
-            with Draws() as draws:
-                cell = self.cell.for_sequence()
-            known, keys = Fingerprint(cell), draws.keys
-            self._fingerprint = known if cell is self.cell else None
-        cell = known.module
+        cell, place = self.cell.for_sequence(), self.place
 
         def step(state: Any, x: Any) -> tuple[Any, Any]:
             output, new = cell.checked_step(x, state)
@@ -177,12 +169,10 @@ class Recurrent(OverTime):
             cell.check_features(x)
             state = cell.fitted(state, x.shape[1])
         recorder = thread.state.recorder
-        key: Any = known.key
-        if recorder is not None:
-            step, key = recorder.around(step), (key, recorder.names)
+        names = None if recorder is None else recorder.names
         state, outputs = unrolled(
-            step, state, x, place, checkpoint=self.checkpoint, engine=self.engine,
-            source=Source(self._known, key, known.tensors, keys), lengths=lengths,
+            step if recorder is None else recorder.around(step), state, x, place, checkpoint=self.checkpoint,
+            engine=self.engine, source=Source((cell,), self._known, names), lengths=lengths,
         )  # fmt: skip
         return outputs if recorder is None else recorder.taken(self, place, outputs, lengths), state
 
@@ -199,7 +189,8 @@ class Recurrent(OverTime):
             return new, new
 
         with no_grad(), at(self.place):
-            _, made = unrolled(step, self.fitted(state, x.shape[1]), x, self.place, engine=self.engine)
+            source = Source((cell,), self._known, "states")
+            _, made = unrolled(step, self.fitted(state, x.shape[1]), x, self.place, engine=self.engine, source=source)
         return made
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..autograd.create import ones_like
+from ..autograd.create import ones_like, zeros
 from ..autograd.nest import alike, leaves, like, map_nest, skeleton, structure
-from ..autograd.tensor import tensor
+from ..autograd.tensor import as_tensor, tensor
 from ..compiler.run import trial
 from ..errors import ArgumentError, ShapeError
 from ..ops.elementwise import where
@@ -128,7 +129,12 @@ class VariationalDropout(Wrapper):
         if self._keys is not None:
             return self
         made: Any = copy.copy(self)
-        made.cell, made._calls_seen = self.cell.for_sequence(), None
+        made.cell = self.cell.for_sequence()
+        size = getattr(made.cell, "input_size", None)
+        made._calls_seen = None
+        if self.training and self.recurrent_dropout and size is not None:
+            state = map_nest(as_tensor, made.cell.initial_state(1))
+            made._calls_seen = made._looks(zeros(1, size, dtype=leaves(state)[0].dtype), state)
         # A number is a function of key and place, so a key is a mask: rows that end early leave the others' alone.
         made._keys = (fresh_key(self.rng), fresh_key(self.rng)) if self.training else (0, 0)
         cell: Cell = made
@@ -144,24 +150,28 @@ class VariationalDropout(Wrapper):
             x = dropped(x, self.dropout, key_x)
         if not self.recurrent_dropout:
             return self.cell.step(x, state)
-        used: list[Any] = []
-
-        def masking(seen: Any) -> Any:
-            def masked(hidden: Any) -> Any:
-                used.append(hidden)
-                return seen(dropped(hidden, self.recurrent_dropout, key_h))
-
-            return masked
-
-        cell: Cell = seeing(self.cell, masking)
-        if self._calls_seen is None:
-            with trial():
-                cell.step(x, state)
-            self._calls_seen = bool(used)
-        if self._calls_seen:
-            return cell.step(x, state)
+        calls_seen = self._looks(x, state) if self._calls_seen is None else self._calls_seen
+        if calls_seen:
+            return self._masked(lambda hidden: dropped(hidden, self.recurrent_dropout, key_h)).step(x, state)
         first, *others = leaves(state)
         return self.cell.step(x, like(state, iter([dropped(first, self.recurrent_dropout, key_h), *others])))
+
+    def _masked(self, mask: Callable[[Any], Any]) -> Cell:
+        """The cell, with a mask on what it sees of the past."""
+        cell: Cell = seeing(self.cell, lambda seen: lambda hidden: seen(mask(hidden)))
+        return cell
+
+    def _looks(self, x: Any, state: Any) -> bool:
+        """Whether a step of the cell calls `seen`: it is tried."""
+        used: list[Any] = []
+
+        def noting(hidden: Any) -> Any:
+            used.append(hidden)
+            return hidden
+
+        with trial():
+            self._masked(noting).step(x, state)
+        return bool(used)
 
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}, recurrent_dropout={self.recurrent_dropout}"

@@ -82,7 +82,8 @@ def declare(op: Op) -> Any:
     arguments = ", ".join(op.inputs) if isinstance(op, Elementwise) else f"{operands}, {settings}"
     # Made as text, so that Python itself binds the arguments: inspect.Signature.bind would cost more than most ops.
     scope: dict[str, Any] = {"_op": op}
-    exec(f"def {op.name}{bare}:\n    return _op.call({arguments})\n", scope)
+    text = f"def {op.name}{bare}:\n    return _op.call({arguments})\n"
+    exec(compile(text, f"<tinygrad_rnn op {op.name}>", "exec"), scope)
     function: Any = scope[op.name]
     assert isinstance(function, types.FunctionType)
     function.__defaults__, function.__kwdefaults__ = op.rule.__defaults__, op.rule.__kwdefaults__

@@ -1,0 +1,179 @@
+"""The first steps of an eager run, watched: may they be compiled?
+
+They run for real. Where they turn out to be no function of what they read, the run goes on from there, and nothing has
+happened twice; where a program is found for them, the run is given up, which changes nothing, as the steps did nothing
+but compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...autograd.tape import State, thread
+from ...ops import random
+from ...ops.random import Draws
+from ..trace import NotFused, Trace
+from .observe import Observer
+from .reads import Reads
+
+
+class Settled(BaseException):
+    """The run is given up: there is a program for it."""
+
+
+class Probe:
+    """Watches the first steps of a run.
+
+    Args:
+        roots: what the step starts with.
+        build: makes a program from what was seen, or raises NotFused.
+        count: how many steps the run has.
+        strict: whether to raise NotFused where there is no program, instead of letting the run go on.
+
+    Attributes:
+        active: whether it still watches.
+        observer, reads: what ran, and what can have been read.
+        why: the reason why there is no program.
+        lasting: whether that reason holds for as long as what was read is the same.
+    """
+
+    def __init__(self, roots: Sequence[Any], build: Callable[[Probe], Any], count: int, strict: bool) -> None:
+        self._roots, self._build, self._strict = roots, build, strict
+        self._left = min(count, 2)
+        self.active = self._left > 0
+        self.observer, self.draws = Observer(), Draws()
+        self.traces: list[Trace] = []
+        self.why: NotFused | None = None
+        self.lasting = False
+        self.made: Any = None
+        self._moments: list[Reads] = []
+        self._world = _world()
+
+    def step(self, step: Callable[[Any, Any], Any], carry: Any, x: Any) -> Any:
+        """Run one step for real, watched. Raises `Settled` before the one after the last that is needed."""
+        state, trace = thread.state, _Seen()
+        outer, state.watchers = state.watchers, (trace,)
+        try:
+            with self.draws, trace.draws, self.observer:
+                made = step(carry, x)
+        except BaseException:
+            self._give_back(state, outer, [trace])
+            raise
+        state.watchers = outer
+        self.traces.append(trace)
+        self._moments.append(Reads(self._roots, self.observer))
+        self._left -= 1
+        return made
+
+    def settle(self) -> None:
+        """After a step: when enough was seen, give the run up for a program, or let it go on."""
+        if self._left:
+            return
+        state = thread.state
+        try:
+            self._examine()
+            self.made = self._build(self)
+        except NotFused as why:
+            self.why = why
+            self._give_back(state, state.watchers, [])
+            if self._strict:
+                raise
+            return
+        self.active = False
+        self.draws.take_back()
+        raise Settled
+
+    def abandon(self) -> None:
+        """The run ends before enough was seen."""
+        if self.active:
+            self._give_back(thread.state, thread.state.watchers, [])
+
+    def _give_back(self, state: State, outer: Any, more: list[Any]) -> None:
+        """Show those who watch the run what they have missed, and watch no more."""
+        self.active = False
+        state.watchers = outer
+        for trace in [*self.traces, *more]:
+            for node, inputs, y in trace.events:
+                for watcher in outer:
+                    if node is None:
+                        watcher.see_read(y)
+                    else:
+                        watcher.see(node, inputs, y)
+
+    def _examine(self) -> None:
+        """Raise NotFused where the steps are no function of what they read, or what they read cannot be told."""
+        self.reads = now = self._moments[-1]
+        for why in (self.observer.trouble, self.reads.trouble):
+            if why:
+                raise NotFused(f"the step is no function of what it is given: {why}")
+        for before in self._moments[:-1]:
+            if before.seen == now.seen:  # else they looked at different things
+                self._refuse_change(before, now)
+        if _world() != self._world:
+            raise NotFused("the step changes a setting of the library")
+        self._refuse_own_draws()
+        self.lasting = True
+        for trace in self.traces:
+            trace.check()
+
+    def _refuse_change(self, before: Reads, now: Reads) -> None:
+        changed = now.changed_since(before, self.observer)
+        if changed:
+            raise NotFused(f"the step is no function of what it is given: {changed}")
+
+    def compare(self, traces: Sequence[Trace], entered: int) -> None:
+        """Raise NotFused where the same steps, run again, did something else or changed what they read."""
+        if len(self.observer.entered) != entered:
+            raise NotFused("the step is no function of what it is given: run again, it runs other code")
+        self._refuse_change(self.reads, Reads(self._roots, self.observer))
+        for real, again in zip(self.traces, traces):
+            real.compare_results(again)
+
+    def _refuse_own_draws(self) -> None:
+        """A generator that stands elsewhere than what this library drew has left it."""
+        for rng in self.reads.generators:
+            noted = self.draws.given.get(id(rng))
+            if noted is None:
+                if len(set(self._stood(rng))) > 1:
+                    raise NotFused(_OWN_DRAW)
+                continue
+            expected = np.random.Generator(type(rng.bit_generator)())
+            expected.bit_generator.state = noted[1]
+            for key in self.draws.keys:
+                if key.source is rng:
+                    expected.integers(2**63)
+            if repr(expected.bit_generator.state) != repr(rng.bit_generator.state):
+                raise NotFused(_OWN_DRAW)
+
+    def _stood(self, rng: np.random.Generator) -> list[str]:
+        """Where a generator stood at each moment."""
+        return [stood for reads in self._moments for own, stood in zip(reads.generators, reads.stood) if own is rng]
+
+
+_OWN_DRAW = "the step draws from a generator by itself, which no kernel does"
+
+
+class _Seen(Trace):
+    """A trace that keeps what it saw, for others to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[Any, Any, Any]] = []
+
+    def see(self, node: Any, inputs: Any, y: Any) -> None:
+        super().see(node, inputs, y)
+        self.events.append((node, inputs, y))
+
+    def see_read(self, x: Any) -> None:
+        super().see_read(x)
+        self.events.append((None, None, x))
+
+
+def _world() -> tuple[Any, ...]:
+    """The library's own state that a step could change."""
+    from ... import settings
+
+    return id(random._generator), str(settings.default_dtype), settings.get_num_threads(), thread.state.enabled
