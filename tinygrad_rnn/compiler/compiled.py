@@ -11,7 +11,7 @@ from ..kernels import jit
 from ..kernels.machine import HEAD, PLACE
 from .build import ONES, Program
 from .homes import Homes
-from .layout import SAVED, WORK, Gram, Layout
+from .layout import SAVED, WORK, Address, Gram, Layout
 from .outside import Bound, Fixtures
 from .plan import Key, Plan
 
@@ -26,11 +26,11 @@ class Strides(NamedTuple):
     def place(self, layout: Layout, first: int, forwards: bool, vectors: int) -> None:
         """Put all of it into a layout."""
         for i, (step, row) in enumerate(self.xs):
-            layout.strided(("x", i), layout.base(("x", i)), step, row, first, forwards)
+            layout.strided(("x", i), Address(("x", i)), step, row, first, forwards)
         for i, row in enumerate(self.rows):
-            layout.same(("row", i), layout.base(("row", i)), row)
+            layout.same(("row", i), Address(("row", i)), row)
         for i in range(vectors):
-            layout.same(("vector", i), layout.base(("vector", i)))
+            layout.same(("vector", i), Address(("vector", i)))
 
 
 class Taken:
@@ -66,6 +66,8 @@ class Compiled:
         self.outputs += [(("y", i), 0, y.width) for i, y in enumerate(program.ys) if self.carried[i] is None]
         low = program.low
         self.homes = Homes(program)
+        #: Those that kernels read, by their numbers among the fixtures.
+        self.shapes = {n: low.tensors[n].shape for n in (*low.matrices, *low.vectors, *low.per_row)}
         #: For each sum over rows, its columns among all of them, which lie side by side.
         self.spans: dict[int, tuple[int, int]] = {}
         end = 0
@@ -82,7 +84,7 @@ class Compiled:
         if kept is not None and kept.hold(tensors):
             return kept.fixtures.again(), kept.bound
         fixtures = Fixtures(self.program.low, tensors, self.homes.outer)
-        bound = Bound.of(fixtures)
+        bound = Bound.of(fixtures, self.shapes)
         named = all(t.node is None or t.node.op is None for t in tensors)  # or what they are made of would live on here
         self._kept = Taken(tensors, fixtures, bound) if named and self.homes.complete and bound.lasting else None
         return fixtures, bound
@@ -106,12 +108,12 @@ class Compiled:
         layout.seal(plan, functions, strides, grams)
         return layout
 
-    def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[int], list[int]]:
+    def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[Address], list[Address]]:
         """Where the states lie, and what the forward run keeps: alike in both directions. Random masks are placed."""
         block = SAVED if keep else WORK
         steps, rows = layout.steps, layout.rows
         states = [
-            layout.base(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
+            Address(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
             for i, value in enumerate(self.program.next)
         ]
         for i, mask in enumerate(self.program.low.masks):
@@ -136,7 +138,7 @@ class Compiled:
                 layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
         for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
             if carry is None:
-                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, forwards)
+                layout.over_time(("y", i), Address(("y", i)), value.width, first, forwards)
         for i, (address, value) in enumerate(zip(kept, program.kept)):
             if keep:
                 layout.over_time(("kept", i), address, value.width, first, forwards)
@@ -165,14 +167,14 @@ class Compiled:
             layout.over_time(("after", i), address, value.width, start, back)
         for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
             if carry is None:
-                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, back)
+                layout.over_time(("y", i), Address(("y", i)), value.width, first, back)
         for i, (address, value) in enumerate(zip(kept, program.kept)):
             layout.over_time(("kept", i), address, value.width, first, back)
         for key, width in program.times.items():
             layout.over_time(key, layout.room(WORK, steps, layout.rows, width), width, first, back)
         for i, of_x in enumerate(program.x_gradients):
             if of_x is not None:
-                layout.over_time(("dx", i), layout.base(("dx", i)), of_x.width, first, back)
+                layout.over_time(("dx", i), Address(("dx", i)), of_x.width, first, back)
         nothing = max([v.width for v, g in zip(program.ys, arrived) if g is None], default=0)
         width = sum(stop - start for start, stop in self.spans.values())
         zeros = layout.room(WORK, layout.rows * width + nothing)
@@ -186,7 +188,7 @@ class Compiled:
             if g is None:
                 layout.same(("dy", i), zeros)
             else:
-                layout.strided(("dy", i), layout.base(("dy", i)), *g, first, back)
+                layout.strided(("dy", i), Address(("dy", i)), *g, first, back)
         Strides(*strides).place(layout, first, back, len(low.vectors))
         grams: list[Gram] = []
         for i in program.used_grams:
@@ -201,7 +203,7 @@ class Compiled:
             place, sums = program.gram_places[gram_number][1], ("sum", i)
             ones.partners.append((place, low.sums[i].width, sums, self.homes.row(sums)))
         if program.beside:
-            layout.same(ONES, layout.base(ONES))
+            layout.same(ONES, Address(ONES))
             grams.append(ones)
         assert program.backward is not None
         return self._sealed(layout, program.backward, strides[1], grams)

@@ -16,7 +16,7 @@ from ..autograd.tensor import Tensor
 from ..errors import GraphError
 from ..kernels import threads
 from ..kernels.draw import gumbels, masks
-from ..kernels.memory import Block, address_of, empty
+from ..kernels.memory import Block, address_of, empty, readable
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
 from .build import ONES, Source
@@ -122,10 +122,11 @@ class _Run:
     def _over_time(self, array: Any) -> Any:
         """An array (T, B, ...) as (steps, B, n), in the order in which its rows run."""
         program = self.compiled.program
-        if self.ragged is None and array.ndim == 3 and array.dtype == program.dtype and array.flags.c_contiguous:
-            return array
-        floating = array[: self.steps].astype(program.dtype, copy=False)  # whole numbers are floats inside
-        return _flat(self._sorted(floating, 1), self.steps, program.rows)
+        if self.ragged is not None:
+            array = self.ragged.sorted(array[: self.steps], 1)
+        if array.ndim != 3:
+            array = array.reshape(self.steps, program.rows, -1)
+        return readable(array, program.dtype, "rows")  # whole numbers are floats inside
 
     def _outputs(self) -> dict[Key, Any]:
         """Memory for what is returned: states that are outputs, with the one before the first, and other outputs."""
@@ -146,9 +147,10 @@ class _Run:
         for i, x in enumerate(inputs):
             aside = x._array.ndim <= 1  # without a batch: no kernel reads it
             array = self.given["x", i] = np.zeros((1, 1, 1), low.dtype) if aside else self._over_time(x._array)
-            strides.append(array.strides[:2])
+            strides.append(_strides(array))
         for i, n in enumerate(low.per_row):
-            self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
+            fixed = self.fixtures.of_shape(n, self.compiled.shapes[n])
+            self.given["row", i] = readable(self._sorted(fixed, 0), low.dtype).reshape(rows, -1)
         by_row = tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))])
         self.strides = tuple(strides), self.bound.strides, by_row
 
@@ -191,7 +193,7 @@ class _Run:
         for i, g in enumerate(arrived[count:]):
             if g is not None:
                 more["dy", i] = self._over_time(g._array)
-            kinds.append(None if g is None else more["dy", i].strides[:2])
+            kinds.append(None if g is None else _strides(more["dy", i]))
         layout = self.compiled.layout(
             "backward", steps, self.ragged is not None, self.forwards, self.strides, tuple(kinds)
         )
@@ -298,7 +300,12 @@ class _Run:
                 )
 
 
-def _flat(array: Any, steps: int, rows: int) -> Any:
-    """An array (steps, B, ...) as (steps, B, n), each row in one piece."""
-    flat = array.reshape(steps, rows, -1)
-    return flat if flat.strides[2] == flat.itemsize or flat.shape[2] == 1 else np.ascontiguousarray(flat)
+def _strides(array: Any) -> tuple[int, int]:
+    """Bytes from one step to the next and from one row to the next of an array (steps, B, n).
+
+    Along an axis of one NumPy's may be anything: there they are such that all rows of all steps follow one another.
+    """
+    step, row, _ = array.strides
+    if array.shape[0] == 1:
+        return row * array.shape[1], row
+    return step, step if array.shape[1] == 1 else row

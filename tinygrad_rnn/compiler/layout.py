@@ -1,6 +1,7 @@
 """Where all memory of a run lies, and the table that tells the kernels: made once for a size of run.
 
 What comes from outside, and each block of memory that a run takes, is a *base*: its address is filled in at each run.
+Until then an address is a base and an offset.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +32,16 @@ SAVED: Key = ("saved", 0)
 #: How many rows live at each step.
 LIVE: Key = ("live", 0)
 
-#: An address that is not known yet is the number of its base times this, and an offset.
-_BASE = 1 << 48
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """So many bytes behind a base, or before it: an array that is read backwards begins at its end."""
+
+    base: Key
+    offset: int = 0
+
+    def __add__(self, more: int) -> Address:
+        return Address(self.base, self.offset + more)
 
 
 class Spot(NamedTuple):
@@ -64,36 +74,30 @@ class Layout:
         self._most = most
         self.sizes: dict[Key, int] = {}
         self.spots: dict[Key, Spot] = {}
-        self._bases: dict[Key, int] = {}
-        self._at: dict[Key, tuple[int, int, int, int, int]] = {}
+        self._at: dict[Key, tuple[Address, int, int, int, int]] = {}
 
     # --- Memory ---
 
-    def base(self, key: Key) -> int:
-        """The address of what is filled in under this name."""
-        return self._bases.setdefault(key, len(self._bases) + 1) * _BASE
-
-    def room(self, block: Key, *shape: int) -> int:
+    def room(self, block: Key, *shape: int) -> Address:
         """The address of new room for an array in a block."""
         offset = self.sizes.get(block, 0)
         self.sizes[block] = offset + -(-math.prod(shape) * self.dtype.itemsize // 64) * 64
-        return self.base(block) + offset
+        return Address(block, offset)
 
-    def spot(self, key: Key, address: int, *shape: int) -> None:
+    def spot(self, key: Key, address: Address, *shape: int) -> None:
         """Name what is read or written around the run."""
-        self.spots[key] = Spot(address % _BASE, shape)
+        self.spots[key] = Spot(address.offset, shape)
 
-    def over_time(self, key: Key, address: int, width: int, first: int, forwards: bool, row: int | None = None) -> None:
+    def over_time(self, key: Key, address: Address, width: int, first: int, forwards: bool) -> None:
         """An array (steps, rows, width) whose first step in the order of the run is at index `first`."""
-        row = width * self.dtype.itemsize if row is None else row
-        step = self.rows * row
-        self.strided(key, address, step, row, first, forwards)
+        row = width * self.dtype.itemsize
+        self.strided(key, address, self.rows * row, row, first, forwards)
 
-    def strided(self, key: Key, address: int, step: int, row: int, first: int, forwards: bool) -> None:
+    def strided(self, key: Key, address: Address, step: int, row: int, first: int, forwards: bool) -> None:
         """The same with strides in bytes."""
         self._at[key] = address + first * step, step if forwards else -step, 0, row, 0
 
-    def same(self, key: Key, address: int, row: int = 0) -> None:
+    def same(self, key: Key, address: Address, row: int = 0) -> None:
         """An array that is the same at all steps."""
         self._at[key] = address, 0, 0, row, 0
 
@@ -116,20 +120,20 @@ class Layout:
             step = rows * width * size if lasting else 0
             address = self.room(WORK, chunk if lasting else 1, rows, width)
             self._at["scratch", i] = address, 0, step, width * size, 0
-        packed: dict[tuple[Block, ...], int] = {}
-        packs: list[int] = []
+        packed: dict[tuple[Block, ...], Address] = {}
+        packs: list[int | Address] = []
         for p in products:
             if p.setting not in packed:
                 target = packed[p.setting] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
                 for number, turned, above, left, inner, width in p.setting:
                     row, column = strides[number][::-1] if turned else strides[number]
-                    packs += [self.base(("matrix", number)), row, column, inner, width]
+                    packs += [Address(("matrix", number)), row, column, inner, width]
                     packs += [target, above, left, p.inner, p.width]
-        phases: list[int] = []
+        phases: list[int | Address] = []
         for phase in plan.phases:
             if isinstance(phase, Product) and phase.value.operator == "lookup":
                 number, _ = phase.setting
-                phases += [2, phase.level, phase.source, phase.target, self.base(("matrix", number)), *strides[number]]
+                phases += [2, phase.level, phase.source, phase.target, Address(("matrix", number)), *strides[number]]
                 phases.append(phase.width)
             elif isinstance(phase, Product) and phase.value.operator == "kth":
                 phases += [3, phase.level, phase.source, phase.target, phase.setting, phase.inner, 0, 0]
@@ -138,7 +142,7 @@ class Layout:
                 phases.append(int(phase.onto))
             else:
                 phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]
-        jobs: list[int] = []
+        jobs: list[int | Address] = []
         panels = 0
         shared: dict[Any, list[Gram]] = {}
         for gram in grams:
@@ -150,11 +154,11 @@ class Layout:
             for gram in several:
                 jobs += [plan.place(*gram.left), gram.columns]
                 for *_, key, row in gram.partners:
-                    jobs += [self.base(key), row]
+                    jobs += [Address(key), row]
             panels = max(panels, sum(width + lanes for _, width in rights))
         room = -(-(BLOCK * (WIDE + panels) * size + 4096) // 64) * 64 if grams else 0
         scratch = self.room(WORK, parts * room // size) if grams else 0
-        table = [0] * HEAD
+        table: list[int | Address] = [0] * HEAD
         for key, offset in plan.places:
             first, *moves = self._at[key]
             table += [first + offset * size, *moves]
@@ -165,19 +169,21 @@ class Layout:
         table += jobs
         table[7:9] = [len(table), len(packs) // PACK]
         table += packs
-        self._table = self.room(WORK, -(-8 * len(table) // size)) % _BASE
+        self._table = self.room(WORK, -(-8 * len(table) // size)).offset
         compiled = machine(size)
-        table[9:13] = [self.base(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
+        table[9:13] = [Address(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
         self._work = compiled.work
         self._jobs = parts, parts, parts if grams else 0
         self.parts = parts
-        places = [i for i, entry in enumerate(table) if entry >= _BASE]  # no address that is known is so large
-        pattern = [len(table), len(places), *[entry % _BASE if entry >= _BASE else entry for entry in table]]
-        for i in places:
-            pattern += [i, table[i] // _BASE - 1]
+        addresses = [(i, entry) for i, entry in enumerate(table) if isinstance(entry, Address)]
+        self._order = list(dict.fromkeys(entry.base for _, entry in addresses))
+        bases = {key: i for i, key in enumerate(self._order)}
+        pattern = [len(table), len(addresses)]
+        pattern += [entry.offset if isinstance(entry, Address) else entry for entry in table]
+        for i, entry in addresses:
+            pattern += [i, bases[entry.base]]
         self._pattern = array("q", pattern)
         self._relocate = relocation().relocate
-        self._order = list(self._bases)
 
     def run(self, addresses: Mapping[Key, int]) -> None:
         """Run the kernels, with the addresses of the bases."""

@@ -227,9 +227,10 @@ def shared(sources: Iterable[str]) -> list[str]:
 
 
 def _prepared(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`array` itself where it is writable and C-contiguous, else a copy that is."""
-    flags = array.flags
-    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
+    """`array` itself where it is writable, C-contiguous, aligned and of native byte order, else a copy that is."""
+    if array.flags.carray and array.dtype.isnative:
+        return array
+    return np.array(array, array.dtype.newbyteorder("="), order="C")
 
 
 def load(name: str, text: str) -> Any:

@@ -20,7 +20,7 @@ def multiplied(a: Any, b: Any) -> Any:
     (rows, inner), columns, size = a.shape, b.shape[1], a.itemsize
     if not settings.jit_enabled or a.dtype != b.dtype or a.dtype.char not in "fd" or 0 in (rows, inner, columns):
         return None
-    if size not in b.strides or size not in a.strides:
+    if size not in b.strides or size not in a.strides or not (a.dtype.isnative and a.flags.aligned and b.flags.aligned):
         return None
     parts = min(settings.get_num_threads(), rows)
     compiled, lanes = machine(size), 64 // size
