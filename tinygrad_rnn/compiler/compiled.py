@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import settings
-from ..kernels import jit
-from ..kernels.machine import HEAD, PLACE
+from ..kernels.codegen import jit
+from ..kernels.runtime.table import Address, Head, Slot
 from .build import ONES, Program
 from .homes import Homes
-from .layout import SAVED, WORK, Address, Gram, Layout
+from .layout import SAVED, WORK, Layout, WeightGradient
 from .outside import Bound, Fixtures
 from .plan import Key, Plan
 
@@ -99,13 +99,13 @@ class Compiled:
             found = self._layouts[key] = (self._forward if way == "forward" else self._backward)(*key[1:])
         return found
 
-    def _sealed(self, layout: Layout, plan: Plan, strides: Any, grams: Sequence[Gram] = ()) -> Layout:
+    def _sealed(self, layout: Layout, plan: Plan, strides: Any, gradients: Sequence[WeightGradient] = ()) -> Layout:
         functions = self._functions.get(plan.name)
         if functions is None:
-            numbers = HEAD + PLACE * len(plan.places)
+            numbers = len(Head) + len(Slot) * len(plan.places)
             functions = jit.rows(plan.name, plan.sources, plan.text, plan.functions, plan.dtype, numbers)
             self._functions[plan.name] = functions
-        layout.seal(plan, functions, strides, grams)
+        layout.seal(plan, functions, strides, gradients)
         return layout
 
     def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[Address], list[Address]]:
@@ -190,20 +190,20 @@ class Compiled:
             else:
                 layout.strided(("dy", i), Address(("dy", i)), *g, first, back)
         Strides(*strides).place(layout, first, back, len(low.vectors))
-        grams: list[Gram] = []
+        gradients: list[WeightGradient] = []
         for i in program.used_grams:
             (left, right), (left_place, right_place) = low.grams[i], program.gram_places[i]
-            same = [gram for gram in grams if gram.left == left_place and gram.columns == left.width]
+            same = [one for one in gradients if one.left == left_place and one.columns == left.width]
             if not same:
-                same = [Gram(left_place, left.width, [])]
-                grams += same
+                same = [WeightGradient(left_place, left.width, [])]
+                gradients += same
             same[0].partners.append((right_place, right.width, ("gram", i), self.homes.row(("gram", i))))
-        ones = Gram((ONES, 0), 1, [])
-        for i, gram_number in program.beside.items():
-            place, sums = program.gram_places[gram_number][1], ("sum", i)
+        ones = WeightGradient((ONES, 0), 1, [])
+        for i, beside in program.beside.items():
+            place, sums = program.gram_places[beside][1], ("sum", i)
             ones.partners.append((place, low.sums[i].width, sums, self.homes.row(sums)))
         if program.beside:
             layout.same(ONES, Address(ONES))
-            grams.append(ones)
+            gradients.append(ones)
         assert program.backward is not None
-        return self._sealed(layout, program.backward, strides[1], grams)
+        return self._sealed(layout, program.backward, strides[1], gradients)

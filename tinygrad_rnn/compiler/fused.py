@@ -14,11 +14,12 @@ from ..autograd.replay import joined, redirected
 from ..autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ..autograd.tensor import Tensor
 from ..errors import GraphError
-from ..kernels import threads
-from ..kernels.draw import gumbels, masks
-from ..kernels.memory import Block, address_of, empty, readable
+from ..kernels.random import gumbels, masks
+from ..kernels.runtime import threads
+from ..kernels.runtime.pool import Block, address_of, empty, readable
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
+from . import layout as layouts
 from .build import ONES, Source
 from .compiled import Compiled
 from .layout import LIVE, SAVED, WORK, Layout
@@ -71,7 +72,7 @@ class _Run:
         program, steps, shown = self.compiled.program, self.steps, self.compiled.shown
         keep = is_grad_enabled() and program.backward is not None
         layout = self.compiled.layout("forward", steps, self.ragged is not None, self.forwards, keep, self.strides)
-        threads.ready(layout.parts)
+        threads.ready(layout.shards)
         saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
         self.addresses = self.bound.addresses.copy()
@@ -170,14 +171,26 @@ class _Run:
             else:
                 masks(keys, mask.p, room)
 
-    def _go(self, layout: Layout, work: Block, more: dict[Key, Any], addresses: dict[Key, int], forwards: bool) -> None:
-        """Run the kernels on what is given, the memory of the run, `more` arrays, and what lies at more `addresses`."""
+    def _go(
+        self,
+        layout: Layout,
+        work: Block,
+        more: dict[Key, Any],
+        addresses: dict[Key, int],
+        forwards: bool,
+        inside: Sequence[Any] = (),
+    ) -> None:
+        """Run the kernels on what is given, the memory of the run, `more` arrays, and what lies at more `addresses`,
+        `inside` of these arrays."""
         if self.ragged is not None:
             more[LIVE] = np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])
         for key, array in more.items():
             addresses[key] = address_of(array)
         addresses[WORK] = work.address
-        layout.run(self.addresses | addresses)
+        bases = self.addresses | addresses
+        if layouts.inspect is not None:
+            layouts.inspect(layout, bases, self.bound.given | self.given | self.made | more, inside)
+        layout.run(bases)
 
     # --- Back ---
 
@@ -197,7 +210,7 @@ class _Run:
         layout = self.compiled.layout(
             "backward", steps, self.ragged is not None, self.forwards, self.strides, tuple(kinds)
         )
-        threads.ready(layout.parts)
+        threads.ready(layout.shards)
         work = Block(layout.sizes.get(WORK, 0))
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
         for i, dx in enumerate(xs):
@@ -219,7 +232,7 @@ class _Run:
         for i, carry in carries.items():
             g = arrived[i]
             carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
-        self._go(layout, work, more, spots, not self.forwards)
+        self._go(layout, work, more, spots, not self.forwards, outer)
         made: list[Any] = []
         for i in range(count):
             wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.tape import root_of, thread
-from ..kernels.memory import address_of, readable
+from ..kernels.runtime.pool import address_of, readable
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
 from .lower import Lowering

@@ -16,7 +16,7 @@ from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
-from ..kernels.jit import nothing_compiled
+from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .build import Program, Source

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import settings
-from . import jit, threads
-from .memory import address_of
+from .codegen import jit
+from .runtime import threads
+from .runtime.pool import address_of
 
 if TYPE_CHECKING:  # what the kernel's text has around it
     KIND: Any = None
