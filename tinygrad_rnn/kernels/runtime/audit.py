@@ -96,7 +96,7 @@ def audit(run: Run) -> None:
     alone = [*table.packing(), *table.weight_gradients()]
     for reach in (*(reach for several in together for reach in several), *alone):
         _inside(reach, run)
-        _aligned(reach, run.size)
+        _aligned(reach, run)
     for several in together:
         for i, one in enumerate(several):
             for other in several[:i]:
@@ -139,7 +139,7 @@ class _Table:
     def slot(self, what: str, slot: int, first: int, last: int, written: bool = False) -> Reach:
         """Numbers `first` to `last` of each row of a slot, at all steps."""
         at = len(Head) + len(Slot) * slot
-        if not slot >= 0 or at + len(Slot) > self.number(Head.PHASES):
+        if not slot >= 0 or at + len(Slot) > self.run.numbers:
             raise MemoryFault(f"{what}: there is no slot {slot}")
         size = self.run.size
         return Reach(
@@ -256,9 +256,11 @@ def _inside(reach: Reach, run: Run) -> None:
         raise MemoryFault(f"{reach.what}: bytes {low} to {high} of {base} are no part of one array there")
 
 
-def _aligned(reach: Reach, size: int) -> None:
+def _aligned(reach: Reach, run: Run) -> None:
+    size = run.size
     strides = ((reach.rows, reach.row), (reach.steps, reach.step), (reach.chunk, reach.within))
-    if reach.at.offset % size or any(stride % size for count, stride in strides if count > 1):
+    begin = run.memory[reach.at.base].address + reach.at.offset
+    if begin % size or any(stride % size for count, stride in strides if count > 1):
         raise MemoryFault(f"{reach.what}: not aligned to {size} bytes")
 
 
@@ -275,11 +277,8 @@ def _apart(one: Reach, other: Reach, run: Run) -> None:
         behind = start + other.begin(step) - one.begin(step)
         low, high = one.in_rows()
         first, last = other.in_rows()
-        if (
-            low < behind + last
-            and behind + first < high
-            and any(_meet(one, other, behind + k) for k in _offsets(one, other, behind))
-        ):
+        apart = low >= behind + last or behind + first >= high
+        if not apart and any(_meet(one, other, behind + k) for k in _offsets(one, other, behind)):
             raise MemoryFault(f"{one.what} and {other.what} meet at step {step}")
 
 
