@@ -1,6 +1,7 @@
-"""Seeds for every test."""
+"""Seeds for every test, and an audit of every fused run."""
 
 import pytest
+from support.audited import audited
 
 import tinygrad_rnn as tg
 
@@ -10,6 +11,12 @@ collect_ignore = [
     "parity_gradients.py", "parity_onnx.py", "parity_samples.py", "programs.py", "registry.py",
     "sequence_actions.py", "sequence_functions.py", "sequence_gradients.py", "sequences.py",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _audited():
+    with audited():
+        yield
 
 
 @pytest.fixture(autouse=True)

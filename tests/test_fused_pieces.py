@@ -13,7 +13,7 @@ from tinygrad_rnn import settings
 from tinygrad_rnn.autograd.nest import leaves, map_nest
 from tinygrad_rnn.compiler import run
 from tinygrad_rnn.errors import FusionError, GraphError
-from tinygrad_rnn.kernels import memory
+from tinygrad_rnn.kernels.runtime import pool
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
 
@@ -71,7 +71,7 @@ def test_it_needs_less_memory():
         layer = tg.nn.LSTM(32, 32, checkpoint=checkpoint, engine="fused")
         layer(x)[1][0].sum().backward()
         x.grad = None
-        memory._free.clear()  # or what was used before would be used again, unseen
+        pool._free.clear()  # or what was used before would be used again, unseen
         tracemalloc.start()
         layer(x)[1][0].sum().backward()
         peaks.append(tracemalloc.get_traced_memory()[1])

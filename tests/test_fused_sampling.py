@@ -10,7 +10,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import settings
 from tinygrad_rnn.autograd.nest import leaves
 from tinygrad_rnn.errors import ArgumentError, FusionError
-from tinygrad_rnn.kernels import draw
+from tinygrad_rnn.kernels import random as draw
 from tinygrad_rnn.ops.reduce import kth
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")

@@ -9,7 +9,8 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.errors import DtypeError, ShapeError, TinygradError
-from tinygrad_rnn.kernels import gather, memory
+from tinygrad_rnn.kernels import gather
+from tinygrad_rnn.kernels.runtime import pool
 
 SHAPE = (4, 3, 5)
 INDICES = {
@@ -201,7 +202,7 @@ def test_what_is_no_index_is_refused(key, error):
 def count_elements(monkeypatch):
     """Count the elements that gradients of indexing allocate and add."""
     counted = {"made": 0, "added": 0}
-    real_add, real_zeros = gather.add_at, memory.zeros
+    real_add, real_zeros = gather.add_at, pool.zeros
 
     def add_at(out, key, values):
         counted["added"] += np.size(values)
@@ -213,7 +214,7 @@ def count_elements(monkeypatch):
         return made
 
     monkeypatch.setattr(gather, "add_at", add_at)
-    monkeypatch.setattr(memory, "zeros", zeros)
+    monkeypatch.setattr(pool, "zeros", zeros)
     return counted
 
 

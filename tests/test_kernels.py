@@ -15,7 +15,7 @@ import scipy.special
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.kernels import jit
+from tinygrad_rnn.kernels.codegen import jit
 
 compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: the twins are NumPy's")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.errors import ArgumentError, GraphError, ShapeError
-from tinygrad_rnn.kernels import update
+from tinygrad_rnn.kernels import optimizer as kernels
 
 optim = tg.optim
 
@@ -392,7 +392,7 @@ def test_two_views_of_one_memory_are_both_updated(turned_first):
     ],
 )
 def test_update_kernels_equal_their_numpy_twins(name, buffers, numbers, dtype):
-    kernel, twin = getattr(update, name), getattr(update, f"_{name}_twin")
+    kernel, twin = getattr(kernels, name), getattr(kernels, f"_{name}_twin")
     count = len(inspect.signature(twin).parameters) - 3
     rng = np.random.default_rng(0)
     p, g, a, v, b = (rng.standard_normal(57).astype(dtype) for _ in range(5))

@@ -13,7 +13,7 @@ import pytest
 from registry import differentiable, flat, full_settings, listed, runner, samples
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.kernels import draw
+from tinygrad_rnn.kernels import random as draw
 from tinygrad_rnn.ops import COMPOSITES, REGISTRY
 from tinygrad_rnn.ops.op import Composite
 

@@ -7,8 +7,8 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.kernels import machine
-from tinygrad_rnn.kernels.product import multiplied
+from tinygrad_rnn.kernels.gemm import multiplied
+from tinygrad_rnn.kernels.runtime import interpreter
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
 
@@ -60,8 +60,8 @@ def test_single_rows_at_every_step(columns, dtype):
 @pytest.mark.parametrize("vectors", [(32, 4), (16, 8), (16, 4)], ids=["256 bits", "128 bits, 8 rows", "128 bits"])
 def test_machines_with_other_vectors(vectors, monkeypatch):
     """Registers as others have them: products, and a fused layer with all its gradients."""
-    monkeypatch.setattr(machine, "_vectors", lambda: vectors)
-    machine.machine.cache_clear()
+    monkeypatch.setattr(interpreter, "vectors", lambda: vectors)
+    interpreter.interpreter.cache_clear()
     try:
         test_every_layout((13, 300, 47), "float32", 2)
         cell = tg.nn.GRUCell(5, 33, dtype="float64")
@@ -73,7 +73,7 @@ def test_machines_with_other_vectors(vectors, monkeypatch):
         for fused, eager in zip(*made.values()):
             assert np.abs(fused.numpy() - eager.numpy()).max() <= 1e-11 * np.abs(eager.numpy()).max()
     finally:
-        machine.machine.cache_clear()
+        interpreter.interpreter.cache_clear()
 
 
 def test_what_is_left_to_numpy():

@@ -238,7 +238,7 @@ def test_workers_find_what_their_parent_finds(tmp_path, way):
 
 
 FORKING = """
-    from tinygrad_rnn.kernels import jit
+    from tinygrad_rnn.kernels.codegen import jit
 
     def forked(function, limit):
         \"\"\"The exit code of a child that runs a function; None where it hangs.\"\"\"

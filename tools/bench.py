@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 import tinygrad_rnn as tg
 from tinygrad_rnn.errors import MissingError, TinygradError
 from tinygrad_rnn.files import write_whole
-from tinygrad_rnn.kernels import memory as kernels_memory
+from tinygrad_rnn.kernels.runtime import pool
 
 #: Seconds between turns, and how long a turn takes at least.
 PAUSE, TURN = 0.04, 0.02
@@ -156,7 +156,7 @@ def checkpoint(torch: Any, rounds: int) -> list[dict[str, Any]]:
     for name in layers:
         turn(name)
         x.grad = None
-        kernels_memory._free.clear()  # or what was used before would be used again, unseen
+        pool._free.clear()  # or what was used before would be used again, unseen
         tracemalloc.start()
         turn(name)
         # Above what there is in any case: the outputs, their gradient, and that of the inputs.

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, GraphError, ShapeError
-from ..kernels.locks import lock_across_forks
-from ..kernels.memory import copied
+from ..kernels.runtime.locks import lock_across_forks
+from ..kernels.runtime.pool import copied
 from ..ops.op import Elementwise, Piece
 from ..ops.shape import astype
 from .memory import out_of_memory

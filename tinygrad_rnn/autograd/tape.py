@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import GraphError
-from ..kernels.locks import lock_across_forks
+from ..kernels.runtime.locks import lock_across_forks
 from ..ops.op import Op
 
 #: One clock for operations and in-place writes: the next number.

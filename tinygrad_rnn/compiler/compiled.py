@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import settings
-from ..kernels import jit
-from ..kernels.machine import HEAD, PLACE
+from ..kernels.codegen import jit
+from ..kernels.runtime.table import Address, Head, Slot
 from .build import ONES, Program
 from .homes import Homes
-from .layout import SAVED, WORK, Gram, Layout
+from .layout import SAVED, WORK, Layout, WeightGradient
 from .outside import Bound, Fixtures
 from .plan import Key, Plan
 from .trace import NotFused
@@ -27,11 +27,11 @@ class Strides(NamedTuple):
     def place(self, layout: Layout, first: int, forwards: bool, vectors: int) -> None:
         """Put all of it into a layout."""
         for i, (step, row) in enumerate(self.xs):
-            layout.strided(("x", i), layout.base(("x", i)), step, row, first, forwards)
+            layout.strided(("x", i), Address(("x", i)), step, row, first, forwards)
         for i, row in enumerate(self.rows):
-            layout.same(("row", i), layout.base(("row", i)), row)
+            layout.same(("row", i), Address(("row", i)), row)
         for i in range(vectors):
-            layout.same(("vector", i), layout.base(("vector", i)))
+            layout.same(("vector", i), Address(("vector", i)))
 
 
 class Taken:
@@ -72,6 +72,8 @@ class Compiled:
         self.outputs += [(("y", i), 0, y.width) for i, y in enumerate(program.ys) if self.carried[i] is None]
         low = program.low
         self.homes = Homes(program)
+        #: Those that kernels read, by their numbers among the fixtures.
+        self.shapes = {n: low.tensors[n].shape for n in (*low.matrices, *low.vectors, *low.per_row)}
         #: For each sum over rows, its columns among all of them, which lie side by side.
         self.spans: dict[int, tuple[int, int]] = {}
         end = 0
@@ -90,7 +92,7 @@ class Compiled:
         if kept is not None and kept.hold(tensors):
             return kept.fixtures.again(), kept.bound
         fixtures = Fixtures(self.program.low, tensors, self.homes.outer)
-        bound = Bound.of(fixtures)
+        bound = Bound.of(fixtures, self.shapes)
         named = all(t.node is None or t.node.op is None for t in tensors)  # or what they are made of would live on here
         lasting = self._holds and named and self.homes.complete and bound.lasting
         self._kept = Taken(tensors, fixtures, bound) if lasting else None
@@ -115,21 +117,21 @@ class Compiled:
                 raise NotFused.failed(trouble) from trouble
         return found
 
-    def _sealed(self, layout: Layout, plan: Plan, strides: Any, grams: Sequence[Gram] = ()) -> Layout:
+    def _sealed(self, layout: Layout, plan: Plan, strides: Any, gradients: Sequence[WeightGradient] = ()) -> Layout:
         functions = self._functions.get(plan.name)
         if functions is None:
-            numbers = HEAD + PLACE * len(plan.places)
+            numbers = len(Head) + len(Slot) * len(plan.places)
             functions = jit.rows(plan.name, plan.sources, plan.text, plan.functions, plan.dtype, numbers)
             self._functions[plan.name] = functions
-        layout.seal(plan, functions, strides, grams)
+        layout.seal(plan, functions, strides, gradients)
         return layout
 
-    def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[int], list[int]]:
+    def _saved(self, layout: Layout, keep: bool, first: int, forwards: bool) -> tuple[list[Address], list[Address]]:
         """Where the states lie, and what the forward run keeps: alike in both directions. Random masks are placed."""
         block = SAVED if keep else WORK
         steps, rows = layout.steps, layout.rows
         states = [
-            layout.base(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
+            Address(("state", i)) if i in self.shown else layout.room(block, steps + 1, rows, value.width)
             for i, value in enumerate(self.program.next)
         ]
         for i, mask in enumerate(self.program.low.masks):
@@ -154,7 +156,7 @@ class Compiled:
                 layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
         for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
             if carry is None:
-                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, forwards)
+                layout.over_time(("y", i), Address(("y", i)), value.width, first, forwards)
         for i, (address, value) in enumerate(zip(kept, program.kept)):
             if keep:
                 layout.over_time(("kept", i), address, value.width, first, forwards)
@@ -183,14 +185,14 @@ class Compiled:
             layout.over_time(("after", i), address, value.width, start, back)
         for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
             if carry is None:
-                layout.over_time(("y", i), layout.base(("y", i)), value.width, first, back)
+                layout.over_time(("y", i), Address(("y", i)), value.width, first, back)
         for i, (address, value) in enumerate(zip(kept, program.kept)):
             layout.over_time(("kept", i), address, value.width, first, back)
         for key, width in program.times.items():
             layout.over_time(key, layout.room(WORK, steps, layout.rows, width), width, first, back)
         for i, of_x in enumerate(program.x_gradients):
             if of_x is not None:
-                layout.over_time(("dx", i), layout.base(("dx", i)), of_x.width, first, back)
+                layout.over_time(("dx", i), Address(("dx", i)), of_x.width, first, back)
         nothing = max([v.width for v, g in zip(program.ys, arrived) if g is None], default=0)
         width = sum(stop - start for start, stop in self.spans.values())
         zeros = layout.room(WORK, layout.rows * width + nothing)
@@ -204,22 +206,22 @@ class Compiled:
             if g is None:
                 layout.same(("dy", i), zeros)
             else:
-                layout.strided(("dy", i), layout.base(("dy", i)), *g, first, back)
+                layout.strided(("dy", i), Address(("dy", i)), *g, first, back)
         Strides(*strides).place(layout, first, back, len(low.vectors))
-        grams: list[Gram] = []
+        gradients: list[WeightGradient] = []
         for i in program.used_grams:
             (left, right), (left_place, right_place) = low.grams[i], program.gram_places[i]
-            same = [gram for gram in grams if gram.left == left_place and gram.columns == left.width]
+            same = [one for one in gradients if one.left == left_place and one.columns == left.width]
             if not same:
-                same = [Gram(left_place, left.width, [])]
-                grams += same
+                same = [WeightGradient(left_place, left.width, [])]
+                gradients += same
             same[0].partners.append((right_place, right.width, ("gram", i), self.homes.row(("gram", i))))
-        ones = Gram((ONES, 0), 1, [])
-        for i, gram_number in program.beside.items():
-            place, sums = program.gram_places[gram_number][1], ("sum", i)
+        ones = WeightGradient((ONES, 0), 1, [])
+        for i, beside in program.beside.items():
+            place, sums = program.gram_places[beside][1], ("sum", i)
             ones.partners.append((place, low.sums[i].width, sums, self.homes.row(sums)))
         if program.beside:
-            layout.same(ONES, layout.base(ONES))
-            grams.append(ones)
+            layout.same(ONES, Address(ONES))
+            gradients.append(ones)
         assert program.backward is not None
-        return self._sealed(layout, program.backward, strides[1], grams)
+        return self._sealed(layout, program.backward, strides[1], gradients)

@@ -14,11 +14,12 @@ from ..autograd.replay import joined, redirected
 from ..autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ..autograd.tensor import Tensor
 from ..errors import GraphError
-from ..kernels import threads
-from ..kernels.draw import gumbels, masks
-from ..kernels.memory import Block, address_of, empty
+from ..kernels.random import gumbels, masks
+from ..kernels.runtime import threads
+from ..kernels.runtime.pool import Block, address_of, empty, readable
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
+from . import layout as layouts
 from .build import ONES
 from .compiled import Compiled
 from .front.reads import Reads
@@ -73,7 +74,7 @@ class _Run:
         program, steps, shown = self.compiled.program, self.steps, self.compiled.shown
         keep = is_grad_enabled() and program.backward is not None
         layout = self.compiled.layout("forward", steps, self.ragged is not None, self.forwards, keep, self.strides)
-        threads.ready(layout.parts)
+        threads.ready(layout.shards)
         saved = Block(layout.sizes[SAVED]) if SAVED in layout.sizes else None
         self.made = self._outputs()
         self.addresses = self.bound.addresses.copy()
@@ -124,10 +125,11 @@ class _Run:
     def _over_time(self, array: Any) -> Any:
         """An array (T, B, ...) as (steps, B, n), in the order in which its rows run."""
         program = self.compiled.program
-        if self.ragged is None and array.ndim == 3 and array.dtype == program.dtype and array.flags.c_contiguous:
-            return array
-        floating = array[: self.steps].astype(program.dtype, copy=False)  # whole numbers are floats inside
-        return _flat(self._sorted(floating, 1), self.steps, program.rows)
+        if self.ragged is not None:
+            array = self.ragged.sorted(array[: self.steps], 1)
+        if array.ndim != 3:
+            array = array.reshape(self.steps, program.rows, -1)
+        return readable(array, program.dtype, "rows")  # whole numbers are floats inside
 
     def _outputs(self) -> dict[Key, Any]:
         """Memory for what is returned: states that are outputs, with the one before the first, and other outputs."""
@@ -148,9 +150,10 @@ class _Run:
         for i, x in enumerate(inputs):
             aside = x._array.ndim <= 1  # without a batch: no kernel reads it
             array = self.given["x", i] = np.zeros((1, 1, 1), low.dtype) if aside else self._over_time(x._array)
-            strides.append(array.strides[:2])
+            strides.append(_strides(array))
         for i, n in enumerate(low.per_row):
-            self.given["row", i] = np.ascontiguousarray(self._sorted(self.fixtures[n]._array, 0)).reshape(rows, -1)
+            fixed = self.fixtures.of_shape(n, self.compiled.shapes[n])
+            self.given["row", i] = readable(self._sorted(fixed, 0), low.dtype).reshape(rows, -1)
         by_row = tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))])
         self.strides = tuple(strides), self.bound.strides, by_row
 
@@ -170,14 +173,26 @@ class _Run:
             else:
                 masks(keys, mask.p, room)
 
-    def _go(self, layout: Layout, work: Block, more: dict[Key, Any], addresses: dict[Key, int], forwards: bool) -> None:
-        """Run the kernels on what is given, the memory of the run, `more` arrays, and what lies at more `addresses`."""
+    def _go(
+        self,
+        layout: Layout,
+        work: Block,
+        more: dict[Key, Any],
+        addresses: dict[Key, int],
+        forwards: bool,
+        inside: Sequence[Any] = (),
+    ) -> None:
+        """Run the kernels on what is given, the memory of the run, `more` arrays, and what lies at more `addresses`,
+        `inside` of these arrays."""
         if self.ragged is not None:
             more[LIVE] = np.ascontiguousarray(self.ragged.live[: self.steps][:: 1 if forwards else -1])
         for key, array in more.items():
             addresses[key] = address_of(array)
         addresses[WORK] = work.address
-        layout.run(self.addresses | addresses)
+        bases = self.addresses | addresses
+        if layouts.inspect is not None:
+            layouts.inspect(layout, bases, self.bound.given | self.given | self.made | more, inside)
+        layout.run(bases)
 
     # --- Back ---
 
@@ -193,14 +208,14 @@ class _Run:
         for i, g in enumerate(arrived[count:]):
             if g is not None:
                 more["dy", i] = self._over_time(g._array)
-            kinds.append(None if g is None else more["dy", i].strides[:2])
+            kinds.append(None if g is None else _strides(more["dy", i]))
         try:
             layout = self.compiled.layout(
                 "backward", steps, self.ragged is not None, self.forwards, self.strides, tuple(kinds)
             )
         except NotFused:
             return self._step_by_step(arrived)
-        threads.ready(layout.parts)
+        threads.ready(layout.shards)
         work = Block(layout.sizes.get(WORK, 0))
         xs = [None if of_x is None else empty((steps, rows, of_x.width), dtype) for of_x in program.x_gradients]
         for i, dx in enumerate(xs):
@@ -222,7 +237,7 @@ class _Run:
         for i, carry in carries.items():
             g = arrived[i]
             carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
-        self._go(layout, work, more, spots, not self.forwards)
+        self._go(layout, work, more, spots, not self.forwards, outer)
         made: list[Any] = []
         for i in range(count):
             wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused
@@ -318,7 +333,12 @@ class _Run:
                 )
 
 
-def _flat(array: Any, steps: int, rows: int) -> Any:
-    """An array (steps, B, ...) as (steps, B, n), each row in one piece."""
-    flat = array.reshape(steps, rows, -1)
-    return flat if flat.strides[2] == flat.itemsize or flat.shape[2] == 1 else np.ascontiguousarray(flat)
+def _strides(array: Any) -> tuple[int, int]:
+    """Bytes from one step to the next and from one row to the next of an array (steps, B, n).
+
+    Along an axis of one NumPy's may be anything: there they are such that all rows of all steps follow one another.
+    """
+    step, row, _ = array.strides
+    if array.shape[0] == 1:
+        return row * array.shape[1], row
+    return step, step if array.shape[1] == 1 else row

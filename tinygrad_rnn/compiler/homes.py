@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd.backward import grad_up_to
 from ..autograd.tape import root_of
 from ..autograd.tensor import Tensor
-from ..kernels.memory import address_of, empty, zeros
+from ..kernels.runtime.pool import address_of, empty, zeros
 from .build import Program
 from .forms import Recipe, Total
 from .outside import Fixtures, Totals

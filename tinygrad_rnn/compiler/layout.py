@@ -1,19 +1,22 @@
 """Where all memory of a run lies, and the table that tells the kernels: made once for a size of run.
 
 What comes from outside, and each block of memory that a run takes, is a *base*: its address is filled in at each run.
+Until then an address is a base and an offset.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import threads
-from ..kernels.machine import BLOCK, GRAM, HEAD, PACK, WIDE, machine, relocation
+from ..kernels.runtime import threads
+from ..kernels.runtime.interpreter import BLOCK, WIDE, interpreter, patching
+from ..kernels.runtime.table import Address, Entry, Gemm, Head, Kind, Panels, Side, Slot, Target, phase, template
 from ..program.step import Block
 from .plan import Key, Plan, Product
 
@@ -27,11 +30,12 @@ TOGETHER = 256
 WORK: Key = ("work", 0)
 SAVED: Key = ("saved", 0)
 
+#: Called before each run, where there is one: with the layout, the addresses of the bases, the arrays that lie there,
+#: and arrays in which the others lie. Tests put an audit here.
+inspect: Callable[[Layout, Mapping[Key, int], Mapping[Key, Any], Sequence[Any]], None] | None = None
+
 #: How many rows live at each step.
 LIVE: Key = ("live", 0)
-
-#: An address that is not known yet is the number of its base times this, and an offset.
-_BASE = 1 << 48
 
 
 class Spot(NamedTuple):
@@ -41,7 +45,7 @@ class Spot(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Gram(NamedTuple):
+class WeightGradient(NamedTuple):
     """A sum of products over all steps: where its left side lies and its columns, and right sides likewise, with where
     the sum goes and the bytes of a row there."""
 
@@ -56,7 +60,9 @@ class Layout:
     Attributes:
         sizes: bytes of each block that the run takes.
         spots: what lies in one of them and is read or written around the run.
-        parts: on how many threads it runs.
+        shards: on how many threads it runs.
+        rooms: of each array in those blocks, the block, the offset and the bytes.
+        table: as long as addresses are bases and offsets; plan, functions: what it was made of.
     """
 
     def __init__(self, steps: int, rows: int, dtype: np.dtype[Any], most: int, ragged: bool) -> None:
@@ -64,38 +70,35 @@ class Layout:
         self._most = most
         self.sizes: dict[Key, int] = {}
         self.spots: dict[Key, Spot] = {}
-        self._bases: dict[Key, int] = {}
-        self._at: dict[Key, tuple[int, int, int, int, int]] = {}
+        self._slots: dict[Key, tuple[Address, int, int, int]] = {}
+        self.rooms: list[tuple[Key, int, int]] = []
 
     # --- Memory ---
 
-    def base(self, key: Key) -> int:
-        """The address of what is filled in under this name."""
-        return self._bases.setdefault(key, len(self._bases) + 1) * _BASE
-
-    def room(self, block: Key, *shape: int) -> int:
+    def room(self, block: Key, *shape: int) -> Address:
         """The address of new room for an array in a block."""
         offset = self.sizes.get(block, 0)
-        self.sizes[block] = offset + -(-math.prod(shape) * self.dtype.itemsize // 64) * 64
-        return self.base(block) + offset
+        size = math.prod(shape) * self.dtype.itemsize
+        self.sizes[block] = offset + -(-size // 64) * 64
+        self.rooms.append((block, offset, size))
+        return Address(block, offset)
 
-    def spot(self, key: Key, address: int, *shape: int) -> None:
+    def spot(self, key: Key, address: Address, *shape: int) -> None:
         """Name what is read or written around the run."""
-        self.spots[key] = Spot(address % _BASE, shape)
+        self.spots[key] = Spot(address.offset, shape)
 
-    def over_time(self, key: Key, address: int, width: int, first: int, forwards: bool, row: int | None = None) -> None:
+    def over_time(self, key: Key, address: Address, width: int, first: int, forwards: bool) -> None:
         """An array (steps, rows, width) whose first step in the order of the run is at index `first`."""
-        row = width * self.dtype.itemsize if row is None else row
-        step = self.rows * row
-        self.strided(key, address, step, row, first, forwards)
+        row = width * self.dtype.itemsize
+        self.strided(key, address, self.rows * row, row, first, forwards)
 
-    def strided(self, key: Key, address: int, step: int, row: int, first: int, forwards: bool) -> None:
+    def strided(self, key: Key, address: Address, step: int, row: int, first: int, forwards: bool) -> None:
         """The same with strides in bytes."""
-        self._at[key] = address + first * step, step if forwards else -step, 0, row, 0
+        self._slots[key] = address + first * step, step if forwards else -step, 0, row
 
-    def same(self, key: Key, address: int, row: int = 0) -> None:
+    def same(self, key: Key, address: Address, row: int = 0) -> None:
         """An array that is the same at all steps."""
-        self._at[key] = address, 0, 0, row, 0
+        self._slots[key] = address, 0, 0, row
 
     # --- The table ---
 
@@ -104,84 +107,109 @@ class Layout:
         plan: Plan,
         functions: Mapping[str, int],
         strides: Sequence[tuple[int, int]],
-        grams: Sequence[Gram] = (),
+        gradients: Sequence[WeightGradient] = (),
     ) -> None:
         """All is placed: make the table. `strides` are those of the matrices."""
-        size, rows, steps, lanes = self.dtype.itemsize, self.rows, self.steps, 64 // self.dtype.itemsize
+        size, rows, steps = self.dtype.itemsize, self.rows, self.steps
+        self._lanes = 64 // size  # of the widest vectors there are
         products = [p for p in plan.phases if isinstance(p, Product) and p.value.operator == "product"]
-        work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, *_ in g.partners)
-        parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self._most, rows)
-        chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
+        work = sum(p.inner * p.width for p in products)
+        work += sum(gradient.columns * width for gradient in gradients for _, width, *_ in gradient.partners)
+        self.shards = shards = 1 if work * steps * rows < SMALL or rows < 2 else min(self._most, rows)
+        chunk = max(min(TOGETHER * shards // rows, steps), min(4, steps))
         for i, (width, lasting) in enumerate(plan.scratch):
-            step = rows * width * size if lasting else 0
             address = self.room(WORK, chunk if lasting else 1, rows, width)
-            self._at["scratch", i] = address, 0, step, width * size, 0
-        packed: dict[tuple[Block, ...], int] = {}
-        packs: list[int] = []
-        for p in products:
-            if p.setting not in packed:
-                target = packed[p.setting] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
-                for number, turned, above, left, inner, width in p.setting:
-                    row, column = strides[number][::-1] if turned else strides[number]
-                    packs += [self.base(("matrix", number)), row, column, inner, width]
-                    packs += [target, above, left, p.inner, p.width]
-        phases: list[int] = []
-        for phase in plan.phases:
-            if isinstance(phase, Product) and phase.value.operator == "lookup":
-                number, _ = phase.setting
-                phases += [2, phase.level, phase.source, phase.target, self.base(("matrix", number)), *strides[number]]
-                phases.append(phase.width)
-            elif isinstance(phase, Product) and phase.value.operator == "kth":
-                phases += [3, phase.level, phase.source, phase.target, phase.setting, phase.inner, 0, 0]
-            elif isinstance(phase, Product):
-                phases += [1, phase.level, phase.source, phase.target, packed[phase.setting], phase.inner, phase.width]
-                phases.append(int(phase.onto))
-            else:
-                phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]
-        jobs: list[int] = []
-        panels = 0
-        shared: dict[Any, list[Gram]] = {}
-        for gram in grams:
-            shared.setdefault(tuple([(right, width) for right, width, *_ in gram.partners]), []).append(gram)
-        for rights, several in shared.items():
-            jobs += [len(several), len(rights)]
-            for right, width in rights:
-                jobs += [plan.place(*right), width]
-            for gram in several:
-                jobs += [plan.place(*gram.left), gram.columns]
-                for *_, key, row in gram.partners:
-                    jobs += [self.base(key), row]
-            panels = max(panels, sum(width + lanes for _, width in rights))
-        room = -(-(BLOCK * (WIDE + panels) * size + 4096) // 64) * 64 if grams else 0
-        scratch = self.room(WORK, parts * room // size) if grams else 0
-        table = [0] * HEAD
+            self._slots["scratch", i] = address, 0, rows * width * size if lasting else 0, width * size
+        panels, packed = self._panels(products, strides)
+        phases = self._phases(plan, functions, strides, packed)
+        gemms, shard = self._gemms(plan, gradients)
+        slots: list[Entry] = []
         for key, offset in plan.places:
-            first, *moves = self._at[key]
-            table += [first + offset * size, *moves]
-        table += plan.numbers
-        table[:5] = [steps, chunk, rows, len(table), len(phases) // 8]
-        table += phases
-        table[5:7] = [len(table), len(jobs) // GRAM]
-        table += jobs
-        table[7:9] = [len(table), len(packs) // PACK]
-        table += packs
-        self._table = self.room(WORK, -(-8 * len(table) // size)) % _BASE
-        compiled = machine(size)
-        table[9:13] = [self.base(LIVE) if self.ragged else 0, scratch, room, compiled.tiles]
+            at, step, within, row = self._slots[key]
+            slots += Slot.filled(address=at + offset * size, step=step, within=within, row=row, shard=0)
+        compiled = interpreter(size)
+        first = len(Head) + len(slots) + len(plan.numbers)
+        ends = list(itertools.accumulate((first, len(phases), len(gemms))))
+        head = Head.filled(
+            steps=steps, chunk=chunk, rows=rows, phases=first, phase_count=len(plan.phases), gemms=ends[1],
+            gemm_end=ends[2], panels=ends[2], panel_count=len(panels) // len(Panels),
+            live=Address(LIVE) if self.ragged else 0, shard=shard, tiles=compiled.tiles,
+            shards=self.room(WORK, shards * shard // size) if gradients else 0,
+        )  # fmt: skip
+        self.plan, self.functions = plan, functions
+        self.table = [*head, *slots, *plan.numbers, *phases, *gemms, *panels]
+        self._table = self.room(WORK, -(-8 * len(self.table) // size)).offset
         self._work = compiled.work
-        self._jobs = parts, parts, parts if grams else 0
-        self.parts = parts
-        places = [i for i, entry in enumerate(table) if entry >= _BASE]  # no address that is known is so large
-        pattern = [len(table), len(places), *[entry % _BASE if entry >= _BASE else entry for entry in table]]
-        for i in places:
-            pattern += [i, table[i] // _BASE - 1]
-        self._pattern = array("q", pattern)
-        self._relocate = relocation().relocate
-        self._order = list(self._bases)
+        self._jobs = shards, shards, shards if gradients else 0
+        self._template, self._order = template(self.table)
+        self._patch = patching().patch
+
+    def _panels(
+        self, products: Sequence[Product], strides: Sequence[tuple[int, int]]
+    ) -> tuple[list[Entry], dict[tuple[Block, ...], Address]]:
+        """What packs the matrices of products, and where the panels of each lie."""
+        panels: list[Entry] = []
+        packed: dict[tuple[Block, ...], Address] = {}
+        for p in products:
+            if p.setting in packed:
+                continue
+            target = packed[p.setting] = self.room(WORK, (p.width + self._lanes) * p.inner + 1024)
+            for number, turned, above, left, inner, width in p.setting:
+                row, column = strides[number][::-1] if turned else strides[number]
+                panels += Panels.filled(
+                    source=Address(("matrix", number)), row=row, column=column, inner=inner, width=width,
+                    target=target, above=above, left=left, total_inner=p.inner, total_width=p.width,
+                )  # fmt: skip
+        return panels, packed
+
+    def _phases(
+        self,
+        plan: Plan,
+        functions: Mapping[str, int],
+        strides: Sequence[tuple[int, int]],
+        packed: Mapping[Any, Address],
+    ) -> list[Entry]:
+        made: list[Entry] = []
+        for one in plan.phases:
+            if not isinstance(one, Product):
+                made += phase(Kind.ROWS, one.level, function=functions[one.name])
+            elif one.value.operator == "lookup":
+                number, _ = one.setting
+                row, column = strides[number]
+                made += phase(
+                    Kind.LOOKUP, one.level, source=one.source, target=one.target, matrix=Address(("matrix", number)),
+                    row=row, column=column, width=one.width,
+                )  # fmt: skip
+            elif one.value.operator == "kth":
+                made += phase(Kind.KTH, one.level, source=one.source, target=one.target, k=one.setting, width=one.inner)
+            else:
+                made += phase(
+                    Kind.PRODUCT, one.level, source=one.source, target=one.target, panels=packed[one.setting],
+                    inner=one.inner, width=one.width, accumulate=int(one.onto),
+                )  # fmt: skip
+        return made
+
+    def _gemms(self, plan: Plan, gradients: Sequence[WeightGradient]) -> tuple[list[Entry], int]:
+        """The weight gradients, those of the same right sides together, and the bytes in which a shard gathers them."""
+        made: list[Entry] = []
+        panels = 0
+        together: dict[Any, list[WeightGradient]] = {}
+        for gradient in gradients:
+            together.setdefault(tuple([(right, width) for right, width, *_ in gradient.partners]), []).append(gradient)
+        for rights, several in together.items():
+            made += Gemm.filled(lefts=len(several), rights=len(rights))
+            for right, width in rights:
+                made += Side.filled(slot=plan.place(*right), columns=width)
+            for gradient in several:
+                made += Side.filled(slot=plan.place(*gradient.left), columns=gradient.columns)
+                for *_, key, row in gradient.partners:
+                    made += Target.filled(address=Address(key), row=row)
+            panels = max(panels, sum(width + self._lanes for _, width in rights))
+        return made, -(-(BLOCK * (WIDE + panels) * self.dtype.itemsize + 4096) // 64) * 64 if gradients else 0
 
     def run(self, addresses: Mapping[Key, int]) -> None:
         """Run the kernels, with the addresses of the bases."""
         bases = array("q", [addresses[key] for key in self._order])
         table = addresses[WORK] + self._table
-        self._relocate(self._pattern.buffer_info()[0], bases.buffer_info()[0], table)
-        threads.run(self._work, table, self._jobs, self.parts)
+        self._patch(self._template.buffer_info()[0], bases.buffer_info()[0], table)
+        threads.run(self._work, table, self._jobs, self.shards)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd.tape import root_of, thread
-from ..kernels.memory import address_of
+from ..kernels.runtime.pool import address_of, readable
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
 from .lower import Lowering
 from .plan import Key
+from .trace import NotFused
 
 
 class Fixtures:
@@ -52,6 +53,17 @@ class Fixtures:
             found = self._known[number] = replayed(made, operands)
         return found
 
+    def of_shape(self, number: int, shape: tuple[int, ...]) -> Any:
+        """The array of a fixture, where it is as large as kernels take it for.
+
+        Raises:
+            NotFused: where it is not.
+        """
+        array = self[number]._array
+        if array.shape != shape:
+            raise NotFused(f"a fixed value was of shape {shape} when the step was traced, and is of {array.shape} now")
+        return array
+
 
 class Bound(NamedTuple):
     """Matrices and vectors as kernels read them, where they lie, and the arrays of the tensors they are made of."""
@@ -62,16 +74,14 @@ class Bound(NamedTuple):
     strides: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, fixtures: Fixtures) -> Bound:
-        """Those of the fixtures."""
+    def of(cls, fixtures: Fixtures, shapes: Mapping[int, tuple[int, ...]]) -> Bound:
+        """Those of the fixtures, which have these shapes (by number)."""
         sources, low = [t._array for t in fixtures.taken], fixtures.low
         given: dict[Key, Any] = {}
         for i, n in enumerate(low.matrices):
-            matrix = fixtures[n]._array
-            along = matrix.itemsize in matrix.strides  # kernels read along a row or a column
-            given["matrix", i] = matrix if along else np.ascontiguousarray(matrix)
+            given["matrix", i] = readable(fixtures.of_shape(n, shapes[n]), low.dtype, "either")
         for i, n in enumerate(low.vectors):
-            given["vector", i] = np.ascontiguousarray(fixtures[n]._array)
+            given["vector", i] = readable(fixtures.of_shape(n, shapes[n]), low.dtype)
         addresses = {key: address_of(array) for key, array in given.items()}
         return cls(sources, given, addresses, tuple([given["matrix", i].strides for i in range(len(low.matrices))]))
 

@@ -16,7 +16,7 @@ from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
-from ..kernels.jit import nothing_compiled
+from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .build import Draft, Program
@@ -321,7 +321,7 @@ class Loop:
             with at(Place(place.cell, place.layer, place.reverse, self.first + order[0])), nothing_compiled():
                 with probe.draws.repeated(), probe.observer:
                     draft = Draft(checked, self.carry, few, _needs(self.xs))
-                probe.compare(draft.traces, entered)
+                probe.compare(draft.traces, entered, self.ragged is None)
                 program = Program(
                     draft, _needs(self.carry), _needs(self.xs), probe.reads.tensors, probe.reads.keys, listed
                 )

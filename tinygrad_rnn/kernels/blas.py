@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .jit import lock
-from .product import multiplied
+from .codegen.jit import lock
+from .gemm import multiplied
 
 #: Products of up to this many multiplications are NumPy's; our own threads take larger ones.
 SMALL = 2**20

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import loop
+from .codegen.jit import loop
 from .scalar import exp
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import loop
+from .codegen.jit import loop
 
 
 @loop("void(F[:,::1],i8[::1],F[:,::1])", twin=lambda rows, index, out: np.add.at(out, index, rows))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .jit import loop
+from .codegen.jit import loop
 from .scalar import exp
 
 

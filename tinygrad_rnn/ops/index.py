@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, DtypeError, ShapeError
-from ..kernels import gather, memory
+from ..kernels import gather
+from ..kernels.runtime import pool as memory
 from .declare import Array, Refusal, call, opaque, shape
 from .op import Piece, normalized_axes
 

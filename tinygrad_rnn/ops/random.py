@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..kernels import draw
-from ..kernels.locks import lock_across_forks
+from ..kernels import random as draw
+from ..kernels.runtime.locks import lock_across_forks
 from .declare import Array, Refusal, call, composite, opaque
 from .elementwise import where
 from .reduce import argmax, kth

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, ShapeError
-from ..kernels import memory
 from ..kernels import softmax as rows
+from ..kernels.runtime import pool as memory
 from .declare import Array, Refusal, call, opaque, reduction
 from .elementwise import exp, where
 from .op import normalized_axes

@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd.tape import writes
 from ..autograd.tensor import Tensor
 from ..errors import ArgumentError, GraphError
-from ..kernels import update
+from ..kernels import optimizer as kernels
 from ..settings import get_num_threads
 
 
@@ -49,7 +49,7 @@ def clip_grad_norm_(
     with np.errstate(all="ignore"):  # an infinite gradient becomes NaN
         if not factor >= 1.0:
             flat = [a.flags.c_contiguous and a.flags.writeable for a in arrays]
-            update.scale([((a.reshape(-1),), (factor,)) for a, whole in zip(arrays, flat) if whole])
+            kernels.scale([((a.reshape(-1),), (factor,)) for a, whole in zip(arrays, flat) if whole])
             for g, array, whole in zip(grads, arrays, flat):
                 if whole:
                     writes.note(array)
@@ -62,7 +62,7 @@ def clip_grad_norm_(
 def _euclidean(arrays: Sequence[np.ndarray[Any, Any]]) -> float:
     """The 2-norm of all together; where squares leave the range of float64, infinite, 0 or NaN."""
     found = np.zeros((len(arrays), get_num_threads()))
-    update.squares([((np.ascontiguousarray(a).reshape(-1),), c) for a, c in zip(arrays, found)])
+    kernels.squares([((np.ascontiguousarray(a).reshape(-1),), c) for a, c in zip(arrays, found)])
     return math.sqrt(float(found.sum()))
 
 

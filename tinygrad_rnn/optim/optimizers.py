@@ -12,7 +12,7 @@ import numpy as np
 from ..autograd.tape import writes
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, GraphError
-from ..kernels import update
+from ..kernels import optimizer as kernels
 
 
 class Optimizer:
@@ -88,7 +88,7 @@ class Optimizer:
             writes.note(p._array)
 
     #: The update's kernel.
-    rule: update.Update
+    rule: kernels.Update
 
     def _update(
         self, p: Tensor, state: dict[str, Any], group: dict[str, Any]
@@ -160,7 +160,7 @@ class SGD(Optimizer):
     `nesterov` uses g + momentum v in place of v (Sutskever et al. 2013).
     """
 
-    rule = update.sgd
+    rule = kernels.sgd
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Adam(Optimizer):
     `weight_decay` adds weight_decay p to g.
     """
 
-    rule = update.adam
+    rule = kernels.adam
     decoupled = False
 
     def __init__(
@@ -242,7 +242,7 @@ class RMSprop(Optimizer):
     `centered` subtracts the square of the running mean of g from v; `momentum` keeps a running sum of the steps.
     """
 
-    rule = update.rmsprop
+    rule = kernels.rmsprop
 
     def __init__(
         self,

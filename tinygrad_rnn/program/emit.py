@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernels import jit
+from ..kernels.codegen import jit
 from .expression import Expression
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..kernels.machine import HEAD, PLACE
+from ..kernels.runtime.table import Head, Slot
 from .step import Value
 
 
@@ -225,9 +225,9 @@ class Rows:
         return name
 
     def _base(self, place: int) -> str:
-        at = HEAD + PLACE * place
+        at = len(Head) + len(Slot) * place
         self.head[f"q_{place}"] = f"origin(table, {at}, step, within, part)"
-        self.head[f"s_{place}"] = f"number(table, {at + 3})"
+        self.head[f"s_{place}"] = f"number(table, {at + Slot.ROW})"
         return f"p_{place}"
 
     def _index(self, offset: int, j: str | None) -> str:

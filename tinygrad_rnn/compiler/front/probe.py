@@ -124,13 +124,19 @@ class Probe:
         if changed:
             raise NotFused(f"the step is no function of what it is given: {changed}")
 
-    def compare(self, traces: Sequence[Trace], entered: int) -> None:
-        """Raise NotFused where the same steps, run again, did something else or changed what they read."""
+    def compare(self, traces: Sequence[Trace], entered: int, values: bool) -> None:
+        """Raise NotFused where the same steps, run again, did something else or changed what they read.
+
+        Args:
+            traces: of the steps run again.
+            entered: how many code objects had run before.
+            values: whether they were given the same rows.
+        """
         if len(self.observer.entered) != entered:
             raise NotFused("the step is no function of what it is given: run again, it runs other code")
         self._refuse_change(self.reads, Reads(self._roots, self.observer))
         for real, again in zip(self.traces, traces):
-            real.compare_results(again)
+            real.compare_results(again, values)
 
     def _refuse_own_draws(self) -> None:
         """A generator that stands elsewhere than what this library drew has left it."""

@@ -17,6 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..runtime.table import Slot
+
 _WORD = ir.IntType(64)
 
 
@@ -109,7 +111,7 @@ def number(typingctx: Any, table: Any, index: Any) -> Any:
 
 @intrinsic
 def origin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, part: Any) -> Any:
-    """Where a place begins: its address, and a stride for each of these; between the last two is that of rows.
+    """Where a slot begins at a step: its address, and a stride for each of these.
 
     One call, not ten operators: Numba takes half a millisecond for the type of each.
     """
@@ -118,8 +120,8 @@ def origin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, part:
         table, index, *factors = args
         entries = _pointer(builder, table, _WORD, index)
         total = builder.load(entries)
-        for i, factor in zip((1, 2, 4), factors):
-            stride = builder.load(builder.gep(entries, [_WORD(i)]))
+        for i, factor in zip((Slot.STEP, Slot.WITHIN, Slot.SHARD), factors):
+            stride = builder.load(builder.gep(entries, [_WORD(int(i))]))
             total = builder.add(total, builder.mul(factor, stride))
         return total
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import jit
+from ..codegen import jit
 from .locks import lock_across_forks
 
 if TYPE_CHECKING:  # what the kernel's text has around it

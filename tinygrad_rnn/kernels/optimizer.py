@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import settings
-from . import jit, threads
-from .memory import address_of
+from .codegen import jit
+from .runtime import threads
+from .runtime.pool import address_of
 
 if TYPE_CHECKING:  # what the kernel's text has around it
     KIND: Any = None
@@ -71,10 +72,11 @@ class Update:
     def __call__(self, parameters: Sequence[tuple[Sequence[np.ndarray[Any, Any]], Any]]) -> None:
         """For each parameter its arrays, flat and contiguous (all of one dtype), and its numbers.
 
-        Numbers that are given as an array of float64 are what the rule may write to.
+        Numbers that are given as an array of float64 are what the rule may write to. Where an array is not aligned to
+        the size of its numbers, NumPy runs the rule.
         """
         given = [(arrays, np.asarray(c, np.float64)) for arrays, c in parameters if arrays[0].size]
-        if not settings.jit_enabled:
+        if not settings.jit_enabled or not all(array.flags.aligned for arrays, _ in given for array in arrays):
             for arrays, c in given:
                 self.twin(*arrays, c)
             return

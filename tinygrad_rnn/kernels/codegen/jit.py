@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import settings
-from .locks import lock_across_forks
+from ... import settings
+from ..runtime.locks import lock_across_forks
 
 # Not `reassoc`: it folds the rounding trick of scalar.py. Not `nnan`, `ninf`: NaN must stay NaN.
 _HEADER = """\
@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 import numba
 import numpy as np
-from tinygrad_rnn.kernels.intrinsics import exponent, is_single, like, pick, power_of_two
+from tinygrad_rnn.kernels.codegen.intrinsics import exponent, is_single, like, pick, power_of_two
 {more}
 
 OPTIONS = dict(fastmath={"contract", "nsz"}, error_model="numpy")
@@ -47,10 +47,10 @@ _HEADER, _BY_ADDRESS = (
     _HEADER.replace("{more}\n", ""),
     _HEADER.replace(
         "{more}",
-        "from tinygrad_rnn.kernels.pointers import (\n"
+        "from tinygrad_rnn.kernels.codegen.pointers import (\n"
         "    add_shared, array_at, call, load, number, origin, read_shared, replace_shared, store, summed,\n"
         "    write, write_shared)\n"
-        "from tinygrad_rnn.kernels.tile import PANEL, WIDEST, move, multiply_tile, turn_tile",
+        "from tinygrad_rnn.kernels.codegen.gemm_tile import PANEL, WIDEST, move, multiply_tile, turn_tile",
     ),
 )
 
@@ -166,13 +166,16 @@ def library(
     Args:
         name: the library's.
         functions: each before those that call it.
-        constants: names that their texts use, and the texts of what these stand for.
+        constants: names that their texts use, and the texts of what these stand for. Those that are no identifiers,
+            `Head.STEPS`, are replaced by that.
         called: those called from Python. Without any, the last one is called by its `address`.
     """
 
     @functools.cache
     def door() -> Any:
-        lines = [f"{constant} = {value}" for constant, value in constants.items()]
+        lines = [f"{constant} = {value}" for constant, value in constants.items() if constant.isidentifier()]
+        dotted = {constant: str(value) for constant, value in constants.items() if not constant.isidentifier()}
+        spelled = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in dotted))
         for function in functions:
             source = inspect.getsource(function)
             result = "intp" if inspect.signature(function).return_annotation in (int, "int") else "void"
@@ -183,7 +186,7 @@ def library(
                 lines.append(f"@numba.cfunc('{signature}', cache={{cache}}, **OPTIONS)")
             else:
                 lines.append("@numba.njit(**OPTIONS)")
-            lines.append(source)
+            lines.append(spelled.sub(lambda found: dotted.get(found[0], ""), source))
         return load(name, _BY_ADDRESS + "\n".join(lines))
 
     return door
@@ -227,9 +230,10 @@ def shared(sources: Iterable[str]) -> list[str]:
 
 
 def _prepared(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`array` itself where it is writable and C-contiguous, else a copy that is."""
-    flags = array.flags
-    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
+    """`array` itself where it is writable, C-contiguous, aligned and of native byte order, else a copy that is."""
+    if array.flags.carray and array.dtype.isnative:
+        return array
+    return np.array(array, array.dtype.newbyteorder("="), order="C")
 
 
 @contextlib.contextmanager
@@ -286,9 +290,10 @@ def _fingerprint() -> tuple[str, ...]:
     """All that a kernel is made from besides its own text."""
     import numba
 
+    here = Path(__file__).parent
     sources = [
-        Path(__file__).with_name(name).read_text(encoding="utf-8")
-        for name in ("intrinsics.py", "pointers.py", "tile.py")
+        (here / name).read_text(encoding="utf-8")
+        for name in ("intrinsics.py", "pointers.py", "gemm_tile.py", "../runtime/table.py")
     ]
     return (*sources, numba.__version__, np.__version__, platform.python_version(), platform.machine())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import loop
+from .codegen.jit import loop
 
 
 def uniform(key: int, count: int, start: int = 0) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,29 @@ def address_of(array: Any) -> int:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a quarter of the time of `array.ctypes`
     except (TypeError, ValueError):  # read-only, empty, or with gaps
         return int(array.ctypes.data)
+
+
+def readable(array: Any, dtype: np.dtype[Any], along: Literal["all", "rows", "either"] = "all") -> Any:
+    """`array` itself where kernels can read it where it lies, else a copy, contiguous.
+
+    Kernels add strides of any sign and size to an address, but read numbers of this machine's own byte order that are
+    aligned to their size (LLVM is told so), and some of them side by side.
+
+    Args:
+        array: to read.
+        dtype: what kernels take its numbers for.
+        along: what lies side by side: all numbers, those of each row (along the last axis), or those along either axis
+            of a matrix.
+    """
+    flags = array.flags
+    if array.dtype == dtype and flags.aligned:
+        if flags.c_contiguous:
+            return array
+        if along == "rows" and (array.shape[-1] == 1 or array.strides[-1] == array.itemsize):
+            return array
+        if along == "either" and array.itemsize in array.strides:
+            return array
+    return copied(array, dtype)
 
 
 class Block:
@@ -85,8 +108,8 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return made
 
 
-def copied(array: Any) -> Any:
+def copied(array: Any, dtype: np.dtype[Any] | None = None) -> Any:
     """A copy, contiguous."""
-    made = empty(array.shape, array.dtype)
+    made = empty(array.shape, array.dtype if dtype is None else dtype)
     made[...] = array
     return made

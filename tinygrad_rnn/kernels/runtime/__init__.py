@@ -1,0 +1,1 @@
+"""How kernels run: threads, memory, and the interpreter of tables."""
