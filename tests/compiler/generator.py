@@ -127,9 +127,9 @@ class Case:
                 lines += [f"#     {part}" for part in (change.undo if back else change.do).splitlines()]
         return "\n".join(lines)
 
-    def played(self, engine: str, nudge: float = 0.0) -> list[Seen]:
+    def played(self, engine: str, nudge: float = 0.0, truth: list[Seen] | None = None) -> list[Seen]:
         """What every call shows under an engine."""
-        return run(self.__dict__["program"], self.__dict__["structure"], self.events, engine, nudge)
+        return run(self.__dict__["program"], self.__dict__["structure"], self.events, engine, nudge, truth)
 
     def droppable(self) -> list[int]:
         """Lines that can be left out besides, the last first."""
@@ -160,7 +160,7 @@ def examined(case: Case, only: tuple[str, ...] = ()) -> Report:
     report.errors.update(one.error for one in want if one.error)
     dtypes = ["float32" if "float32" in (c.dtype, case.__dict__["structure"].dtype) else "float64" for c in case.calls]
     for engine in only or engines():
-        got = case.played(engine)
+        got = case.played(engine, truth=want)
         report.outcomes[f"{engine}: tried"] += len(got)
         for one in got:
             if one.refused:
@@ -176,7 +176,7 @@ def _beyond_rounding(case: Case, want: list[Seen], dtypes: list[str], found: lis
     own: dict[tuple[str, int, str], float] = {}
     for nudge in NUDGES:
         factor = 1.0 if dtypes[0] == "float64" else 5e8
-        for one in compared("eager", case.played("eager", nudge * factor), want, dtypes):
+        for one in compared("eager", case.played("eager", nudge * factor, want), want, dtypes):
             key = one.kind, one.call, one.what.split(" is ")[0]
             own[key] = max(own.get(key, 0.0), one.size)
     return [one for one in found if one.size > 30.0 * own.get((one.kind, one.call, one.what.split(" is ")[0]), 0.0)]

@@ -74,7 +74,7 @@ def compared(engine: str, got: list[Seen], want: list[Seen], dtypes: list[str]) 
         found += _numbers("value", engine, i, one.values, two.values, tolerance)
         found += _numbers("gradient", engine, i, one.gradients, two.gradients, tolerance)
         found += _numbers("second derivative", engine, i, one.second, two.second, 100 * tolerance)
-        for kind in ("state", "printed", "warned"):
+        for kind in ("needs", "state", "printed", "warned"):
             if getattr(one, kind) != getattr(two, kind):
                 found.append(Difference(kind, engine, i, f"{getattr(one, kind)}\nnot\n{getattr(two, kind)}"))
     return found

@@ -31,6 +31,7 @@ class Seen:
 
     Attributes:
         values: outputs and states by name, in `gradients` and `second` the derivatives.
+        needs: which of the values require a gradient.
         state: Python state afterwards, as text.
         error: the stage and the kind of an exception, "" where there was none; `text` is its message.
         refused: why an engine that need not run everything did not run this.
@@ -39,6 +40,7 @@ class Seen:
     values: dict[str, Any] = field(default_factory=dict)
     gradients: dict[str, Any] = field(default_factory=dict)
     second: dict[str, Any] = field(default_factory=dict)
+    needs: dict[str, bool] = field(default_factory=dict)
     state: list[str] = field(default_factory=list)
     printed: str = ""
     warned: list[str] = field(default_factory=list)
@@ -187,8 +189,8 @@ def _run(loaded: Loaded, now: Circumstance, structure: Any, leaves: dict[str, An
     return {"output": y} | dict(tensors(state, "state"))
 
 
-def _differentiate(now: Circumstance, made: dict[str, Any], leaves: dict[str, Any], seen: Seen, stage: Callable[[str], None]) -> None:
-    chosen = [name for name, value in made.items() if value.requires_grad and value.dtype.kind == "f"]
+def _differentiate(now: Circumstance, made: dict[str, Any], leaves: dict[str, Any], seen: Seen, stage: Callable[[str], None], needs: dict[str, bool]) -> None:
+    chosen = [name for name, value in made.items() if needs.get(name) and value.dtype.kind == "f"]
     if now.used in ("outputs", "state"):
         chosen = [name for name in chosen if name.startswith(now.used[:5])]
     elif now.used in ("first", "last"):
@@ -212,8 +214,8 @@ def _differentiate(now: Circumstance, made: dict[str, Any], leaves: dict[str, An
             seen.second = dict(zip(leaves, [None if g is None else g.numpy().copy() for g in found]))
 
 
-def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str) -> Seen:
-    """One call and what it showed."""
+def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str, needs: dict[str, bool] | None = None) -> Seen:
+    """One call and what it showed; `needs` tells which values to differentiate, where it is not seen by this call."""
     seen, leaves, at = Seen(), loaded.learned(), ["forward"]
     seed_all(now.seed)
     page = io.StringIO()
@@ -226,9 +228,9 @@ def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str) -> Seen
             with tg.no_grad() if now.graph == "no_grad" else contextlib.nullcontext():
                 made = _run(loaded, now, structure, leaves, seen)
             seen.values |= {name: value.numpy().copy() for name, value in made.items()}
-            seen.values["requires_grad"] = {name: value.requires_grad for name, value in made.items()}
+            seen.needs = {name: value.requires_grad for name, value in made.items()}
             if now.graph in ("gradient", "second"):
-                _differentiate(now, made, leaves, seen, lambda stage: at.__setitem__(0, stage))
+                _differentiate(now, made, leaves, seen, lambda stage: at.__setitem__(0, stage), needs or seen.needs)
         except FusionError as trouble:
             seen.refused = seen.text = str(trouble)
         except Exception as trouble:
@@ -244,13 +246,13 @@ def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str) -> Seen
     return seen
 
 
-def run(program: Written, structure: Any, events: list[Any], engine: str, nudge: float = 0.0) -> list[Seen]:
-    """Every call of a program, with the changes between."""
+def run(program: Written, structure: Any, events: list[Any], engine: str, nudge: float = 0.0, truth: list[Seen] | None = None) -> list[Seen]:
+    """Every call of a program, with the changes between; `truth` is what the eager engine showed."""
     loaded, found = Loaded(program, nudge), []
     try:
         for event in events:
             if isinstance(event, Circumstance):
-                seen = call(loaded, event, structure, engine)
+                seen = call(loaded, event, structure, engine, truth[len(found)].needs if truth else None)
                 found.append(seen)
                 if seen.refused and program.observed:
                     break  # the state of Python is another then, and nothing behind can be compared

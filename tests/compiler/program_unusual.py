@@ -47,6 +47,27 @@ def repeated_in_a_loop(d: Drawer) -> tuple[str, int]:
     return "loop_$n($v0, $c0)", d.of(a)
 
 
+@enter(UNUSUAL, 0.5)
+def substeps(d: Drawer) -> tuple[str, int]:
+    a = d.value()
+    d.like(a)
+    d.number("2", "3", "5", "8")
+    d.define(
+        "def substeps_$n(a, b, count):\n    a, b = tg.tanh(a), tg.tanh(b)\n    for _ in range(count):\n"
+        "        b = b - 0.01 * (a * a * a + 0.1 * b)\n        a = a + 0.01 * b\n    return a\n"
+    )
+    return "substeps_$n($v0, $v1, $c0)", d.of(a)
+
+
+@enter(UNUSUAL, 0.1)
+def deep(d: Drawer) -> tuple[str, int]:
+    a = d.value()
+    d.number("60", "300", "450")
+    d.tensor(d.of(a))
+    d.define("def deeper_$n(a, w, count):\n    for _ in range(count):\n        a = tg.tanh(w * a + 0.1)\n    return a\n")
+    return "deeper_$n($v0, $c1, $c0)", d.of(a)
+
+
 @enter(UNUSUAL, 2.0)
 def function_read(d: Drawer) -> tuple[str, int]:
     a = d.value()
