@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Kinds of differences in the table, in this order; "needs" is requires_grad of what comes out.
 KINDS = (
-    "value", "gradient", "second derivative", "state", "exception", "internal error", "needs", "printed", "warned", "broken",
+    "value", "gradient", "second derivative", "state", "exception", "internal error", "needs", "printed",
+    "warned", "broken",
     "crash", "hang",
 )  # fmt: skip
 
@@ -202,10 +203,14 @@ def table(made: list[tuple[Task, dict[str, Any]]], seconds: float) -> str:
     each = seconds / max(calls, 1)
     lines = ["", f"{len(made)} programs, {calls} calls, {seconds:.0f} s: {1000 * each:.0f} ms a call"]
     for engine in ("auto", "fused", "reference"):
-        refused = Counter({k.split("refused: ", 1)[1]: n for k, n in outcomes.items() if k.startswith(f"{engine}: refused")})
+        refused = Counter(
+            {k.split("refused: ", 1)[1]: n for k, n in outcomes.items() if k.startswith(f"{engine}: refused")}
+        )
         tried = outcomes[f"{engine}: tried"]
         if tried:
-            lines.append(f"{engine.ljust(10)} {tried} calls tried, {tried - refused.total()} ran, {refused.total()} refused")
+            lines.append(
+                f"{engine.ljust(10)} {tried} calls tried, {tried - refused.total()} ran, {refused.total()} refused"
+            )
             lines += [f"    {n:5d}  {why}" for why, n in refused.most_common(20)]
     if errors:
         lines.append("exceptions of the programs themselves, in the eager engine")

@@ -42,11 +42,15 @@ def _of_a_thing(chance: random.Random, thing: Placed) -> Change:
         if sort in ("first", "last"):
             return _of_a_tensor(chance, thing, f"{read}[{0 if sort == 'first' else -1}]", what)
         if sort == "item":
-            return Change(f"{what}: an item", f"{old} = {read}[-1]\n{read}[-1] = learned(*{old}.shape)", f"{read}[-1] = {old}")
+            return Change(
+                f"{what}: an item", f"{old} = {read}[-1]\n{read}[-1] = learned(*{old}.shape)", f"{read}[-1] = {old}"
+            )
         if sort == "length":
             return Change(f"{what}: one more", f"{read}.append(learned(*{read}[0].shape))", f"{read}.pop()")
     if kind == "array" and chance.random() < 0.6:
-        return Change(f"{what}: the array in place", f"np.negative({read}, out={read})", f"np.negative({read}, out={read})")
+        return Change(
+            f"{what}: the array in place", f"np.negative({read}, out={read})", f"np.negative({read}, out={read})"
+        )
     if kind == "object" and chance.random() < 0.5 and "tg.nn" in thing.capture.make:
         first = f"next({read}.parameters())"
         return _of_a_tensor(chance, thing, first, what)
@@ -74,16 +78,24 @@ def _of_the_step(chance: random.Random, program: Written) -> Change:
         name = "__call__" if program.style == "object" else "step"
         body = "(a * 0.5, b)" if program.style == "cell" else "(a, b)"
         made = halved.format(body, "old_step")
-        return Change("the method on its class", f"old_step = Program.{name}\nProgram.{name} = {made}", f"Program.{name} = old_step")
+        return Change(
+            "the method on its class",
+            f"old_step = Program.{name}\nProgram.{name} = {made}",
+            f"Program.{name} = old_step",
+        )
     if sort == "kind":
         name = "__call__" if program.style == "object" else "step"
         body = "(a * 0.5, b)" if program.style == "cell" else "(a, b)"
         made = halved.format(body, f"Program.{name}")
         return Change(
-            "the class of the object", f"it.__class__ = type('Other', (Program,), {{'{name}': {made}}})", "it.__class__ = Program"
+            "the class of the object",
+            f"it.__class__ = type('Other', (Program,), {{'{name}': {made}}})",
+            "it.__class__ = Program",
         )
     if sort == "own method":
-        return Change("a step of the object's own", f"it.step = {halved.format('(a * 0.5, b)', 'it.step')}", "del it.step")
+        return Change(
+            "a step of the object's own", f"it.step = {halved.format('(a * 0.5, b)', 'it.step')}", "del it.step"
+        )
     if sort == "mode":
         return Change("eval()", "it.eval()", "it.train()")
     return Change(

@@ -59,7 +59,8 @@ def first_circumstance(chance: random.Random, is_cell: bool, batch: int | None, 
     made = Circumstance(
         chance.randrange(10**6), chance.choice((8, 9, 12, 12, 20)), batch or chance.choice((1, 2, 3, 5)), dtype=dtype,
         way=chance.choice(WAYS), state=chance.choice(("zeros", "given", "learned", "learned")),
-        x_learned=chance.random() < 0.7, graph=chance.choices(("gradient", "second", "none", "no_grad"), (8, 2, 1, 1))[0],
+        x_learned=chance.random() < 0.7, graph=chance.choices(("gradient", "second", "none", "no_grad"), (8, 2,
+        1, 1))[0],
         used=chance.choice(("all", "all", "outputs", "state", "first", "last")), reverse=chance.random() < 0.2,
     )  # fmt: skip
     if is_cell:
@@ -76,7 +77,20 @@ def first_circumstance(chance: random.Random, is_cell: bool, batch: int | None, 
 def varied(chance: random.Random, now: Circumstance, is_cell: bool, fixed: bool) -> Circumstance:
     """The same with something else: mostly what needs no other kernel."""
     kind = chance.choices(
-        ("numbers", "steps", "batch", "layout", "state layout", "seeds", "used", "lengths", "graph", "x", "checkpoint", "dtype"),
+        (
+            "numbers",
+            "steps",
+            "batch",
+            "layout",
+            "state layout",
+            "seeds",
+            "used",
+            "lengths",
+            "graph",
+            "x",
+            "checkpoint",
+            "dtype",
+        ),
         (2, 4, 3, 6, 3, 3, 2, 2, 2, 1, 1, 0.3),
     )[0]
     new = replace(now, seed=chance.randrange(10**6))

@@ -34,7 +34,9 @@ def _apart(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], floor: float) -> fl
     return float(np.abs(a - b)[both].max() / max(np.abs(b)[both].max(), floor))
 
 
-def _numbers(kind: str, engine: str, call: int, got: dict[str, Any], want: dict[str, Any], tolerance: float) -> list[Difference]:
+def _numbers(
+    kind: str, engine: str, call: int, got: dict[str, Any], want: dict[str, Any], tolerance: float
+) -> list[Difference]:
     found = []
     if got.keys() != want.keys():
         return [Difference(kind, engine, call, f"{sorted(got)} are there, not {sorted(want)}")]
@@ -56,7 +58,9 @@ def _numbers(kind: str, engine: str, call: int, got: dict[str, Any], want: dict[
         else:
             size = _apart(a, b, floor)
             if size > tolerance:
-                found.append(Difference(kind, engine, call, f"{name} is off by {size:.2g} of the largest:\n{a}\nnot\n{b}", size))
+                found.append(
+                    Difference(kind, engine, call, f"{name} is off by {size:.2g} of the largest:\n{a}\nnot\n{b}", size)
+                )
     return found
 
 
@@ -68,7 +72,14 @@ def compared(engine: str, got: list[Seen], want: list[Seen], dtypes: list[str]) 
             continue
         if one.error != two.error:
             kind = "internal error" if one.internal else "exception"
-            found.append(Difference(kind, engine, i, f"{one.error or 'no exception'} ({one.text}), not {two.error or 'none'} ({two.text})"))
+            found.append(
+                Difference(
+                    kind,
+                    engine,
+                    i,
+                    f"{one.error or 'no exception'} ({one.text}), not {two.error or 'none'} ({two.text})",
+                )
+            )
             continue
         tolerance = TOLERANCE[dtypes[i]]
         found += _numbers("value", engine, i, one.values, two.values, tolerance)

@@ -19,21 +19,19 @@ SAME = (
     "$v0 - $v0.mean(-1, keepdims=True)",
     "$v0 - $v0.max(-1, keepdims=True)",
     "$v0 - tg.min($v0, axis=1, keepdims=True)", "$v0 / tg.sqrt(tg.mean($v0 * $v0, axis=-1, keepdims=True) + 0.1)",
-    "$v0 / tg.sqrt(tg.var($v0, axis=-1, keepdims=True) + 0.1)", 
+    "$v0 / tg.sqrt(tg.var($v0, axis=-1, keepdims=True) + 0.1)",
     "$v0[:]",
-    
     "$v0.reshape($v0.shape[0], 1, -1).reshape($v0.shape)", "$v0.expand_dims(1).squeeze(1)", "$v0[:, None, :][:, 0]",
-    "tg.tanh($v0.expand_dims(-1)).squeeze(-1)", 
+    "tg.tanh($v0.expand_dims(-1)).squeeze(-1)",
     "tg.split($v0, 1, -1)[0]",
-    "tg.concat([$v0, $v0], -1)[:, :$w]", 
-    
+    "tg.concat([$v0, $v0], -1)[:, :$w]",
     "$v0 + tg.arange($w, dtype=$v0.dtype) * 0.1", "$v0 * tg.ones_like($v0)", "$v0 + tg.zeros($w, dtype=$v0.dtype)",
     "$v0 + tg.tensor([0.1], dtype=$v0.dtype)", "$v0 * tg.full((1, $w), 0.7, dtype=$v0.dtype)", "np.sin($v0)",
-    "$v0.named('gate')", "tg.sigmoid($v0).named('forget_gate')", 
-    "$v0 * tg.equal($v0, $v0)", 
+    "$v0.named('gate')", "tg.sigmoid($v0).named('forget_gate')",
+    "$v0 * tg.equal($v0, $v0)",
     "tg.where(tg.logical_and($v0 > -0.5, $v0 < 0.5), $v0, -$v0)", "tg.broadcast_to($v0[:, :1], $v0.shape)",
     "$v0 * (0.5 if $v0.requires_grad else 0.25)", "$v0 * (0.5 if tg.is_grad_enabled() else 0.25)",
-    "$v0 @ tg.eye($w, dtype=$v0.dtype)", 
+    "$v0 @ tg.eye($w, dtype=$v0.dtype)",
     "(0.3 if $v0.ndim == 2 else 0.5) * $v0", "$v0.astype($v0.dtype)",
 )  # fmt: skip
 
@@ -69,7 +67,8 @@ RARE = (
 PAIRS = (
     "$v0 + $v1", "0.5 * ($v0 + $v1)", "0.5 * ($v0 + $v1)", "$v0 - $v1", "$v0 * tg.tanh($v1)", "tg.sigmoid($v0) * $v1",
     "$v0 * $v1 * 0.5", "tg.tanh($v0) * $v1 + $v0 * tg.sigmoid($v1)", "$v0 / (tg.abs($v1) + 0.5)",
-    "tg.maximum($v0, $v1)", "tg.minimum($v0, $v1)", "tg.where($v0 > $v1, $v0, 0.5 * $v1)", "tg.multiply($v0, 0.5 + $v1)",
+    "tg.maximum($v0, $v1)", "tg.minimum($v0, $v1)", "tg.where($v0 > $v1, $v0, 0.5 * $v1)",
+    "tg.multiply($v0, 0.5 + $v1)",
     "tg.where($v0 >= 0.1, $v1, $v0)", "tg.where(tg.less($v0, $v1), $v1, 0.3)", "(tg.abs($v0) + 0.1) ** tg.tanh($v1)",
     "tg.where(tg.logical_or($v0 > 0.5, $v1 > 0.5), $v0, $v1)", "tg.where(tg.logical_not($v0 > $v1), $v1, $v0)",
     "tg.where(($v0 > 0.0) & ($v1 > 0.0), $v0, $v1)", "tg.where($v0 != $v1, $v0, 0.0)", "tg.subtract($v0, 0.3 * $v1)",
@@ -109,7 +108,8 @@ def to_one_column(d: Drawer) -> tuple[str, int]:
     ), (
         "tg.min($v0, -1)[:, None]", "tg.logsumexp($v0, axis=-1).expand_dims(1)",
         "tg.var($v0, axis=-1).reshape(-1, 1)", "$v0[..., 0].expand_dims(-1)", "tg.std($v0 * $v0 + $v0, -1)[:, None]",
-        "tg.sum($v0 * $v0, axis=(1,), keepdims=True) * 0.3", "tg.argmax($v0, -1, keepdims=True).astype($v0.dtype) * 0.1",
+        "tg.sum($v0 * $v0, axis=(1,), keepdims=True) * 0.3",
+        "tg.argmax($v0, -1, keepdims=True).astype($v0.dtype) * 0.1",
     )), 1  # fmt: skip
 
 
@@ -181,8 +181,10 @@ def rows_of_weights(d: Drawer) -> tuple[str, int]:
     size = d.of(a)
     d.tensor(2 * width, size)
     return d.pick(
-        f"tg.linear($v0, $c0[:{width}])", f"$v0 @ $c0[{width}:].T", f"tg.linear($v0, tg.split($c0, 2)[1], $c0[:{width}, 0])",
-        f"$v0 @ ($c0[:{width}] * 0.5 + $c0[{width}:]).T", f"$v0 @ $c0[::2].T", f"$v0 @ $c0[{list(range(width))[::-1]}].T",
+        f"tg.linear($v0, $c0[:{width}])", f"$v0 @ $c0[{width}:].T",
+        f"tg.linear($v0, tg.split($c0, 2)[1], $c0[:{width}, 0])",
+        f"$v0 @ ($c0[:{width}] * 0.5 + $c0[{width}:]).T", "$v0 @ $c0[::2].T",
+        f"$v0 @ $c0[{list(range(width))[::-1]}].T",
     ), width  # fmt: skip
 
 

@@ -30,7 +30,8 @@ MOVING = {
         "moved_$n()", "count_$n",
     ),
     "count in an object": (
-        "count_$n = types.SimpleNamespace(n=0)\n\n\ndef moved_$n():\n    count_$n.n += 1\n    return 0.1 * min(count_$n.n, 5)\n",
+        "count_$n = types.SimpleNamespace(n=0)\n\n\ndef moved_$n():\n    count_$n.n += 1\n"
+            "    return 0.1 * min(count_$n.n, 5)\n",
         "moved_$n()", "count_$n.n",
     ),
     "count in a dictionary": (
@@ -39,18 +40,22 @@ MOVING = {
         "moved_$n()", "dict(count_$n)",
     ),
     "count in a closure": (
-        "def outer_$n():\n    n = 0\n\n    def moved():\n        nonlocal n\n        n += 1\n        return 0.5 if n % 3 else 0.25\n\n"
+        "def outer_$n():\n    n = 0\n\n    def moved():\n        nonlocal n\n        n += 1\n"
+            "        return 0.5 if n % 3 else 0.25\n\n"
         "    return moved\n\n\nmoved_$n = outer_$n()\n", "moved_$n()", "moved_$n.__closure__[0].cell_contents",
     ),
     "count on a function": (
-        "def moved_$n():\n    moved_$n.calls += 1\n    return 0.5 if moved_$n.calls < 7 else 0.2\n\n\nmoved_$n.calls = 0\n",
+        "def moved_$n():\n    moved_$n.calls += 1\n    return 0.5 if moved_$n.calls < 7 else 0.2\n\n\n"
+            "moved_$n.calls = 0\n",
         "moved_$n()", "moved_$n.calls",
     ),
     "count in a NumPy array": (
-        "count_$n = np.zeros(1)\n\n\ndef moved_$n():\n    count_$n[0] += 1.0\n    return 1.0 / count_$n[0]\n", "moved_$n()", "count_$n",
+        "count_$n = np.zeros(1)\n\n\ndef moved_$n():\n    count_$n[0] += 1.0\n    return 1.0 / count_$n[0]\n",
+            "moved_$n()", "count_$n",
     ),
     "count in a property": (
-        "class Moves_$n:\n    n = 0\n\n    @property\n    def value(self):\n        self.n += 1\n        return 0.5 / self.n\n\n\n"
+        "class Moves_$n:\n    n = 0\n\n    @property\n    def value(self):\n        self.n += 1\n"
+            "        return 0.5 / self.n\n\n\n"
         "moves_$n = Moves_$n()\n", "moves_$n.value", "moves_$n.n",
     ),
     "list that is emptied": ("deck_$n = [0.5] * 5 + [0.3] * 10000\n", "deck_$n.pop(0)", "len(deck_$n)"),
@@ -66,7 +71,8 @@ MOVING = {
     "print to the screen": ("", "(print('a step'), 0.5)[1]", "None"),
     "page turned": ("page_$n = io.StringIO('0.5\\n0.4\\n' * 9999)\n", "float(page_$n.readline())", "page_$n.tell()"),
     "cached function": (
-        "@functools.lru_cache(maxsize=None)\ndef cached_$n(key):\n    return 0.5\n", "cached_$n(1)", "cached_$n.cache_info()[:2]",
+        "@functools.lru_cache(maxsize=None)\ndef cached_$n(key):\n    return 0.5\n", "cached_$n(1)",
+        "cached_$n.cache_info()[:2]",
     ),
     "exception": (
         "count_$n = [0]\n\n\ndef moved_$n():\n    count_$n[0] += 1\n    if count_$n[0] in (5, 30):\n"
@@ -90,7 +96,9 @@ def moving_number(d: Drawer) -> tuple[str, int]:
 def branch_on_what_moves(d: Drawer) -> tuple[str, int]:
     a = d.value()
     d.like(a)
-    definition, number, observed = MOVING[d.pick("coin", "coin of two sides", "count", "count in a list", "cycle", "own source")]
+    definition, number, observed = MOVING[
+        d.pick("coin", "coin of two sides", "count", "count in a list", "cycle", "own source")
+    ]
     if definition:
         d.define(definition)
     d.observe(observed)
@@ -109,7 +117,8 @@ def tensors_kept(d: Drawer) -> tuple[str, int]:
 def last_step_kept(d: Drawer) -> tuple[str, int]:
     a = d.value()
     d.define(
-        "last_$n = {}\n\n\ndef with_last_$n(a):\n    before = last_$n.get(a.shape, 0.0)\n    last_$n[a.shape] = a.detach()\n"
+        "last_$n = {}\n\n\ndef with_last_$n(a):\n    before = last_$n.get(a.shape, 0.0)\n"
+        "    last_$n[a.shape] = a.detach()\n"
         "    return a + 0.5 * before\n"
     )
     d.observe("{shape: a.numpy() for shape, a in last_$n.items()}")
@@ -130,6 +139,9 @@ def identity(d: Drawer) -> tuple[str, int]:
 @enter(IMPURE)
 def buffer_written(d: Drawer) -> tuple[str, int]:
     a = d.value()
-    d.define("total_$n = tg.zeros(1, dtype=DTYPE)\n\n\ndef counted_$n(a):\n    with tg.no_grad():\n        total_$n.copy_(total_$n + 0.1)\n    return a * 0.5\n")
+    d.define(
+        "total_$n = tg.zeros(1, dtype=DTYPE)\n\n\ndef counted_$n(a):\n    with tg.no_grad():\n"
+        "        total_$n.copy_(total_$n + 0.1)\n    return a * 0.5\n"
+    )
     d.observe("total_$n.numpy()")
     return d.pick("counted_$n($v0)", "counted_$n($v0) + total_$n.detach() * 1.0"), d.of(a)

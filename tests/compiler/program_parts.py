@@ -178,7 +178,10 @@ def enter(table: dict[str, tuple[Form, float]], weight: float = 1.0) -> Callable
 
 
 def drawn_line(
-    chance: random.Random, table: dict[str, tuple[Form, float]], widths: Sequence[int], batch: int | None,
+    chance: random.Random,
+    table: dict[str, tuple[Form, float]],
+    widths: Sequence[int],
+    batch: int | None,
     plain: bool = False,
 ) -> Line:
     """A line of one of the forms in the table."""

@@ -135,11 +135,13 @@ def tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def seed_all(seed: int) -> None:
     """Set every source of random numbers."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - steps use it
     tg.manual_seed(seed)
 
 
-def _state(loaded: Loaded, now: Circumstance, carries: tuple[int, ...], rng: Any, leaves: dict[str, Any], tag: str) -> Any:
+def _state(
+    loaded: Loaded, now: Circumstance, carries: tuple[int, ...], rng: Any, leaves: dict[str, Any], tag: str
+) -> Any:
     parts = []
     for i, width in enumerate(carries):
         a = (rng.standard_normal((now.batch, width)) * 0.3).astype(now.dtype)
@@ -189,7 +191,14 @@ def _run(loaded: Loaded, now: Circumstance, structure: Any, leaves: dict[str, An
     return {"output": y} | dict(tensors(state, "state"))
 
 
-def _differentiate(now: Circumstance, made: dict[str, Any], leaves: dict[str, Any], seen: Seen, stage: Callable[[str], None], needs: dict[str, bool]) -> None:
+def _differentiate(
+    now: Circumstance,
+    made: dict[str, Any],
+    leaves: dict[str, Any],
+    seen: Seen,
+    stage: Callable[[str], None],
+    needs: dict[str, bool],
+) -> None:
     chosen = [name for name, value in made.items() if needs.get(name) and value.dtype.kind == "f"]
     if now.used in ("outputs", "state"):
         chosen = [name for name in chosen if name.startswith(now.used[:5])]
@@ -204,7 +213,9 @@ def _differentiate(now: Circumstance, made: dict[str, Any], leaves: dict[str, An
         a = rng.standard_normal(made[name].shape).astype(made[name].dtype)
         seeds.append(laid(a, now.seed_layout if a.ndim > 1 else "plain", False)[0])
     again = now.graph == "second"
-    found = tg.grad([made[name] for name in chosen], list(leaves.values()), seeds, create_graph=again, allow_unused=True)
+    found = tg.grad(
+        [made[name] for name in chosen], list(leaves.values()), seeds, create_graph=again, allow_unused=True
+    )
     seen.gradients = dict(zip(leaves, [None if g is None else g.numpy().copy() for g in found]))
     if again:
         stage("second derivative")
@@ -220,7 +231,8 @@ def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str, needs: 
     seed_all(now.seed)
     page = io.StringIO()
     with (
-        contextlib.redirect_stdout(page), contextlib.redirect_stderr(page), warnings.catch_warnings(record=True) as warned,
+        contextlib.redirect_stdout(page), contextlib.redirect_stderr(page),
+        warnings.catch_warnings(record=True) as warned,
         np.errstate(all="ignore"), tg.engine(engine),
     ):  # fmt: skip
         warnings.simplefilter("always")
@@ -236,7 +248,10 @@ def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str, needs: 
         except Exception as trouble:
             seen.error, seen.text = f"{at[0]}: {type(trouble).__name__}", str(trouble)
             seen.internal = not isinstance(trouble, TinygradError)
-    seen.printed = page.getvalue()
+    lines = page.getvalue().splitlines()
+    seen.printed = "\n".join(
+        line for line in lines if not line.startswith("tinygrad_rnn: compiling kernels for the first")
+    )
     seen.warned = [f"{one.category.__name__}: {one.message}" for one in warned if one.category is not RuntimeWarning]
     for expression in loaded.program.observed:
         try:
@@ -246,7 +261,14 @@ def call(loaded: Loaded, now: Circumstance, structure: Any, engine: str, needs: 
     return seen
 
 
-def run(program: Written, structure: Any, events: list[Any], engine: str, nudge: float = 0.0, truth: list[Seen] | None = None) -> list[Seen]:
+def run(
+    program: Written,
+    structure: Any,
+    events: list[Any],
+    engine: str,
+    nudge: float = 0.0,
+    truth: list[Seen] | None = None,
+) -> list[Seen]:
     """Every call of a program, with the changes between; `truth` is what the eager engine showed."""
     loaded, found = Loaded(program, nudge), []
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import textwrap
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from program_parts import Structure, filled
 from program_places import Frame, Placed, placed, places
 
-PRELUDE = '''
+PRELUDE = """
 import collections, contextvars, functools, io, itertools, math, random, threading, time, types, weakref
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -134,7 +135,7 @@ class Settings:
 CONFIG, SETTINGS, TABLE, ITEMS, ELSEWHERE = types.SimpleNamespace(), Settings(), {}, [], types.ModuleType("elsewhere")
 FALLBACK, OWN, SHOWN, LOCAL = Fallback(), Fallback(), Shown(), threading.local()
 CHAIN = collections.ChainMap({}, {})
-'''.lstrip()
+""".lstrip()
 
 STYLES = ("function", "lambda", "closure", "partial", "object", "method", "cell", "cell", "cell")
 
@@ -210,7 +211,7 @@ def written(structure: Structure, seed: int, style: str, without: frozenset[int]
     body += zip([f"v{i}" for i in range(len(structure.carries))], _unpacked(nest, state, len(structure.carries)))
     if style == "cell":
         starts = [sum(structure.inputs[:i]) for i in range(len(structure.inputs) + 1)]
-        inputs = [x] if len(structure.inputs) == 1 else [f"{x}[:, {a}:{b}]" for a, b in zip(starts, starts[1:])]
+        inputs = [x] if len(structure.inputs) == 1 else [f"{x}[:, {a}:{b}]" for a, b in itertools.pairwise(starts)]
     else:
         inputs = _unpacked("one" if len(structure.inputs) == 1 else "dict", x, len(structure.inputs))
     body += zip([f"v{i + len(structure.carries)}" for i in range(len(inputs))], inputs)
@@ -270,10 +271,20 @@ def _indented(lines: list[str], depth: int = 1) -> str:
 
 
 def _whole(
-    structure: Structure, style: str, nest: str, frame: Frame, body: list[tuple[str, str]], methods: list[str], result: str
+    structure: Structure,
+    style: str,
+    nest: str,
+    frame: Frame,
+    body: list[tuple[str, str]],
+    methods: list[str],
+    result: str,
 ) -> str:
     module = "\n".join(frame.module) + "\n\n"
-    named = ", ".join(["", "*", *frame.defaults, *[k.split("=")[0] for k in frame.keywords]]) if frame.defaults or frame.keywords else ""
+    named = (
+        ", ".join(["", "*", *frame.defaults, *[k.split("=")[0] for k in frame.keywords]])
+        if frame.defaults or frame.keywords
+        else ""
+    )
     lines = [f"{name} = {text}" if name else text for name, text in body] + [f"return {result}"]
     if style == "lambda":
         walrus = ", ".join(f"{name} := {text}" for name, text in body)
@@ -284,7 +295,9 @@ def _whole(
             return module + step + f"STEP = functools.partial(step, {', '.join(frame.keywords)})\n"
         return module + step + "STEP = step\n"
     if style == "closure":
-        inside = _indented(["\n".join(frame.closure)]) + _indented([f"def step(state, x{named}):"]) + _indented(lines, 2)
+        inside = (
+            _indented(["\n".join(frame.closure)]) + _indented([f"def step(state, x{named}):"]) + _indented(lines, 2)
+        )
         return module + f"def made():\n{inside}\n    return step\n\n\nSTEP = RAW = made()\n"
     attributes = ["self.config, self.parts, self.items = types.SimpleNamespace(), {}, []", *frame.attributes]
     head, step, extra = ("object", "__call__" if style == "object" else "step", "")
@@ -300,7 +313,10 @@ def _whole(
     inherited = not named and step == "step" and len(body) % 3 == 0  # then the base has the step, and this calls it
     second = first
     if inherited:
-        base, second = base + "\n" + first, f"    def step(self, *parts):\n        return super().step(*parts)\n\n\n"
+        base, second = (
+            base.replace("    pass\n", "") + "\n" + first,
+            "    def step(self, *parts):\n        return super().step(*parts)\n\n\n",
+        )
     return (
         module
         + f"class Base({head}):\n{base}\n\nclass Program(Base):\n{inside}"

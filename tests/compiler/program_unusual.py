@@ -1,4 +1,4 @@
-"""Operations that read Python, cut the gradient, share memory, or are a user's own: where a trace can be taken wrongly."""
+"""Operations that read Python, cut the gradient, share memory, or are a user's own: where traces go wrong."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def exponent_read(d: Drawer) -> tuple[str, int]:
 def axis_read(d: Drawer) -> tuple[str, int]:
     a = d.value()
     d.number("0", "1", "2", "-1")
-    return d.pick("tg.roll($v0, $c0, axis=-1)", "tg.roll($v0, int($c0), 1) + $v0", "$v0 * [0.5, 0.4, 0.3][$c0]"), d.of(a)
+    return d.pick("tg.roll($v0, $c0, axis=-1)", "tg.roll($v0, int($c0), 1) + $v0", "$v0 * [0.5, 0.4, 0.3][$c0]"), d.of(
+        a
+    )
 
 
 @enter(UNUSUAL)
@@ -64,7 +66,9 @@ def deep(d: Drawer) -> tuple[str, int]:
     a = d.value()
     d.number("60", "300", "450")
     d.tensor(d.of(a))
-    d.define("def deeper_$n(a, w, count):\n    for _ in range(count):\n        a = tg.tanh(w * a + 0.1)\n    return a\n")
+    d.define(
+        "def deeper_$n(a, w, count):\n    for _ in range(count):\n        a = tg.tanh(w * a + 0.1)\n    return a\n"
+    )
     return "deeper_$n($v0, $c1, $c0)", d.of(a)
 
 
@@ -75,7 +79,9 @@ def function_read(d: Drawer) -> tuple[str, int]:
         d.capture("'tanh'", "'sigmoid'", "'sin'", kind="flag")
         return "getattr(tg, '%s' % $c0)($v0)", d.of(a)
     d.capture("tg.tanh", "tg.sigmoid", "(lambda a: 0.5 * a)", "functools.partial(tg.clip, min=-0.3)", kind="function")
-    return d.pick("$c0($v0)", "next(iter([$c0]))($v0)", "functools.reduce(lambda a, f: f(a), [$c0, tg.sin], $v0)"), d.of(a)
+    return d.pick(
+        "$c0($v0)", "next(iter([$c0]))($v0)", "functools.reduce(lambda a, f: f(a), [$c0, tg.sin], $v0)"
+    ), d.of(a)
 
 
 @enter(UNUSUAL, 2.0)
@@ -112,9 +118,11 @@ def cut_off(d: Drawer) -> tuple[str, int]:
     d.like(a)
     d.define("def still_$n(a):\n    with tg.no_grad():\n        return tg.tanh(a)\n")
     return d.pick(
-        "$v0.detach()", "tg.tanh($v0.detach() + $v1)", "$v0 + (tg.sign($v0) - $v0).detach()", "$v0 - 0.5 * $v0.detach()",
+        "$v0.detach()", "tg.tanh($v0.detach() + $v1)", "$v0 + (tg.sign($v0) - $v0).detach()",
+        "$v0 - 0.5 * $v0.detach()",
         "$v0 + ($v1 - $v0).detach() * 0.5", "tg.where($v0.detach() > $v1.detach(), $v0, $v1)", "still_$n($v0) + $v1",
-        "$v0.detach() * $v1 + $v0 * $v1.detach()", "$v0 * tg.sigmoid($v0.detach())", "tg.where($v1 > 0, $v1.detach(), $v0)",
+        "$v0.detach() * $v1 + $v0 * $v1.detach()", "$v0 * tg.sigmoid($v0.detach())",
+        "tg.where($v1 > 0, $v1.detach(), $v0)",
     ), d.of(a)  # fmt: skip
 
 
@@ -148,7 +156,10 @@ def list_of_layers(d: Drawer) -> tuple[str, int]:
     size, count = d.of(a), d.pick(1, 2, 3)
     make = f"[learned({size}, {size}) for _ in range({count})]"
     d.capture(make, make, f"[learned({size}, {size})]", kind="tensors")
-    d.define("def deep_$n(a, layers):\n    for i, w in enumerate(layers):\n        a = tg.tanh(a @ w + 0.1 * i)\n    return a\n")
+    d.define(
+        "def deep_$n(a, layers):\n    for i, w in enumerate(layers):\n        a = tg.tanh(a @ w + 0.1 * i)\n"
+        "    return a\n"
+    )
     return d.pick("deep_$n($v0, $c0)", "functools.reduce(lambda a, w: tg.sin(a @ w), $c0, $v0)"), size
 
 
@@ -168,11 +179,13 @@ def layer_inside(d: Drawer) -> tuple[str, int]:
 def own_elementwise(d: Drawer) -> tuple[str, int]:
     a = d.value()
     rule, vjp = d.pick(
-        ("0.3 * x * x - x", "g * (0.6 * x - 1.0)"), ("x / (1.0 + x * x)", "g * (1.0 - x * x) / ((1.0 + x * x) * (1.0 + x * x))"),
+        ("0.3 * x * x - x", "g * (0.6 * x - 1.0)"),
+        ("x / (1.0 + x * x)", "g * (1.0 - x * x) / ((1.0 + x * x) * (1.0 + x * x))"),
         ("x * 0.5 + 0.0", "g * 3.0"), ("0.25 * x", "g * x"),
     )  # fmt: skip
     d.define(
-        f'@elementwise()\ndef own_${{n}}(x):\n    """{rule}, which may have a gradient of its own."""\n    return {rule}\n\n\n'
+        f'@elementwise()\ndef own_${{n}}(x):\n    """{rule}, which may have a gradient of its own."""\n'
+        f"    return {rule}\n\n\n"
         f'@own_${{n}}.vjp("x")\ndef _(g, x):\n    return {vjp}\n'
     )
     return d.pick("own_$n(tg.tanh($v0))", "0.5 * own_$n(tg.sigmoid($v0))", "own_$n(own_$n(tg.tanh($v0)))"), d.of(a)
@@ -184,7 +197,8 @@ def own_of_two(d: Drawer) -> tuple[str, int]:
     d.like(a)
     d.define(
         '@elementwise()\ndef mixed_$n(a, b):\n    """a b + b / 2."""\n    return a * b + 0.5 * b\n\n\n'
-        '@mixed_$n.vjp("a")\ndef _(g, b):\n    return g * b\n\n\n@mixed_$n.vjp("b")\ndef _(g, a):\n    return g * (a + 0.5)\n'
+        '@mixed_$n.vjp("a")\ndef _(g, b):\n    return g * b\n\n\n'
+        '@mixed_$n.vjp("b")\ndef _(g, a):\n    return g * (a + 0.5)\n'
     )
     return d.pick("mixed_$n(tg.tanh($v0), $v1)", "mixed_$n(tg.tanh($v0), 0.5)", "mixed_$n(0.3, $v1)"), d.of(a)
 
@@ -240,7 +254,7 @@ def gradient_inside(d: Drawer) -> tuple[str, int]:
 def dropped_out(d: Drawer) -> tuple[str, int]:
     a = d.value()
     if d.chance.random() < 0.3:
-        d.capture("np.random.default_rng(5)", kind="object")
+        d.capture("np.random.default_rng(5)", "np.random.default_rng(6)", kind="object")
         return "tg.dropout($v0, 0.3, rng=$c0)", d.of(a)
     d.capture("True", "False", kind="flag")
     return d.pick(
@@ -265,14 +279,22 @@ def rows_mixed(d: Drawer) -> tuple[str, int]:
 @enter(UNUSUAL, 0.5)
 def value_read(d: Drawer) -> tuple[str, int]:
     a = d.value()
-    d.define("def decided_$n(a):\n    try:\n        return a * 0.5 if float(a.sum()) > 0.0 else tg.sin(a)\n    except TypeError:\n        return a\n")
-    return d.pick("decided_$n($v0)", "$v0 * float(np.tanh($v0.numpy().sum()))", "$v0 if ($v0 > 0.1).any() else -$v0"), d.of(a)
+    d.define(
+        "def decided_$n(a):\n    try:\n        return a * 0.5 if float(a.sum()) > 0.0 else tg.sin(a)\n"
+        "    except TypeError:\n        return a\n"
+    )
+    return d.pick(
+        "decided_$n($v0)", "$v0 * float(np.tanh($v0.numpy().sum()))", "$v0 if ($v0 > 0.1).any() else -$v0"
+    ), d.of(a)
 
 
 @enter(UNUSUAL, 0.5)
 def caught(d: Drawer) -> tuple[str, int]:
     a = d.value()
-    d.define("def tried_$n(a):\n    try:\n        return a @ tg.zeros(7, 8, dtype=a.dtype)\n    except ValueError:\n        return tg.tanh(a)\n")
+    d.define(
+        "def tried_$n(a):\n    try:\n        return a @ tg.zeros(7, 8, dtype=a.dtype)\n    except ValueError:\n"
+        "        return tg.tanh(a)\n"
+    )
     return "tried_$n($v0)", d.of(a)
 
 
@@ -286,5 +308,8 @@ def written_in_place(d: Drawer) -> tuple[str, int]:
 @enter(UNUSUAL, 0.3)
 def hooked(d: Drawer) -> tuple[str, int]:
     a = d.value()
-    d.define("def hooked_$n(a):\n    b = tg.sin(a)\n    if b.requires_grad:\n        b.register_hook(lambda g: g * 0.5)\n    return b\n")
+    d.define(
+        "def hooked_$n(a):\n    b = tg.sin(a)\n    if b.requires_grad:\n"
+        "        b.register_hook(lambda g: g * 0.5)\n    return b\n"
+    )
     return "hooked_$n($v0)", d.of(a)

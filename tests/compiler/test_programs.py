@@ -69,6 +69,10 @@ def test_programs_are_of_every_style():
 
 def test_a_worker_answers_a_line_for_a_task():
     run = subprocess.run(
-        [sys.executable, str(TOOL), "--worker"], input=json.dumps([1, [], [0]]) + "\n", capture_output=True, text=True, timeout=300
+        [sys.executable, str(TOOL), "--worker"],
+        input=json.dumps([1, [], [0]]) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert json.loads(run.stdout)["calls"] == 1
