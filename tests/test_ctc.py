@@ -1,4 +1,4 @@
-"""CTC: values and alignments by counting every path, twin and kernel, edges, what is refused."""
+"""CTC: values and alignments by counting every path, reference and kernel, edges, what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinygrad_rnn.errors import ArgumentError, GraphError
 from tinygrad_rnn.kernels import ctc as kernel
 from tinygrad_rnn.ops.ctc import ctc_alignment
 
-compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: there is only the twin")
+compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: there is only the reference")
 
 
 def merged(path, blank):
@@ -79,7 +79,7 @@ def problem(seed, frames, count, classes, size, dtype=np.float64):
 @pytest.mark.parametrize(
     "shape", [(9, 5, 4, 3), (1, 3, 2, 1), (0, 2, 3, 1), (4, 0, 3, 2), (3, 2, 1, 0), (40, 6, 3, 12), (7, 4, 30, 9)]
 )
-def test_the_compiled_kernel_agrees_with_its_twin(shape, dtype):
+def test_the_compiled_kernel_agrees_with_its_reference(shape, dtype):
     for seed in range(5):
         y, targets, lengths, sizes = problem(seed, *shape, dtype)
         y[np.random.default_rng(seed).random(y.shape) < 0.1] = -np.inf
@@ -87,7 +87,7 @@ def test_the_compiled_kernel_agrees_with_its_twin(shape, dtype):
             y[length:, n] = np.nan  # padding is never read
         labels, jumps = kernel.states(targets, 0)
         results = []
-        for run in (kernel.ctc, kernel._twin):
+        for run in (kernel.ctc, kernel._reference):
             losses, shares = np.full(len(lengths), 7.0), np.zeros_like(y)
             run(y, labels, jumps, lengths, 2 * sizes, losses, shares)
             alone = np.full(len(lengths), 7.0)

@@ -17,7 +17,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import settings
 from tinygrad_rnn.kernels.codegen import jit
 
-compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: the twins are NumPy's")
+compiled = pytest.mark.skipif(not settings.jit_enabled, reason="the jit is off: the references are NumPy's")
 
 # --- Accuracy ---
 

@@ -371,7 +371,7 @@ def test_two_views_of_one_memory_are_both_updated(turned_first):
     np.testing.assert_array_equal(base, -2.0 * np.ones((3, 3)))
 
 
-# --- Kernels and their twins ---
+# --- Kernels and their references ---
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -391,9 +391,9 @@ def test_two_views_of_one_memory_are_both_updated(turned_first):
         ("rmsprop", 3, [0.1, 0.9, 1e-8, 0.1, 0.8]),
     ],
 )
-def test_update_kernels_equal_their_numpy_twins(name, buffers, numbers, dtype):
-    kernel, twin = getattr(kernels, name), getattr(kernels, f"_{name}_twin")
-    count = len(inspect.signature(twin).parameters) - 3
+def test_update_kernels_equal_their_numpy_references(name, buffers, numbers, dtype):
+    kernel, reference = getattr(kernels, name), getattr(kernels, f"_{name}_reference")
+    count = len(inspect.signature(reference).parameters) - 3
     rng = np.random.default_rng(0)
     p, g, a, v, b = (rng.standard_normal(57).astype(dtype) for _ in range(5))
     v = a * a + np.abs(v)  # a variance above the squared mean
@@ -401,7 +401,7 @@ def test_update_kernels_equal_their_numpy_twins(name, buffers, numbers, dtype):
     first = [p, g, *(x if i < buffers else x[:0] for i, x in enumerate(every[:count]))]
     second = [x.copy() for x in first]
     kernel([(first, numbers)])
-    twin(*second, np.array(numbers, np.float64))
+    reference(*second, np.array(numbers, np.float64))
     for x, y in zip(first, second):
         assert x.dtype == y.dtype
         np.testing.assert_allclose(x, y, rtol=1e-12 if dtype == "float64" else 2e-5, atol=1e-7)

@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.kernels.gemm import multiplied
+from tinygrad_rnn.kernels.gemm import multiplied, sealed
 from tinygrad_rnn.kernels.runtime import interpreter
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
@@ -62,6 +62,7 @@ def test_machines_with_other_vectors(vectors, monkeypatch):
     """Registers as others have them: products, and a fused layer with all its gradients."""
     monkeypatch.setattr(interpreter, "vectors", lambda: vectors)
     interpreter.interpreter.cache_clear()
+    sealed.cache_clear()
     try:
         test_every_layout((13, 300, 47), "float32", 2)
         cell = tg.nn.GRUCell(5, 33, dtype="float64")
@@ -74,6 +75,7 @@ def test_machines_with_other_vectors(vectors, monkeypatch):
             assert np.abs(fused.numpy() - eager.numpy()).max() <= 1e-11 * np.abs(eager.numpy()).max()
     finally:
         interpreter.interpreter.cache_clear()
+        sealed.cache_clear()
 
 
 def test_what_is_left_to_numpy():

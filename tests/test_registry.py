@@ -45,11 +45,11 @@ def test_second_derivative(op, i):
 
 
 @pytest.mark.parametrize(("op", "i"), CASES, ids=IDS)
-def test_value_agrees_with_the_plain_numpy_twin(op, i):
+def test_value_agrees_with_the_plain_numpy_reference(op, i):
     sample = case(op, i)
     arrays = flat(op, sample)
     if isinstance(op, Composite):
-        return  # its parts have twins
+        return  # its parts have references
     if not isinstance(op, Elementwise):
         settings = op.prepare(arrays, full_settings(op, sample))
         expected = op.forward(arrays, settings)
@@ -62,7 +62,7 @@ def test_value_agrees_with_the_plain_numpy_twin(op, i):
 
 
 @pytest.mark.parametrize(("op", "i"), CASES, ids=IDS)
-def test_vjps_agree_with_their_numpy_twins(op, i):
+def test_vjps_agree_with_their_numpy_references(op, i):
     if not isinstance(op, Elementwise) or not op.vjps:
         return
     from tinygrad_rnn.program.expression import Expression

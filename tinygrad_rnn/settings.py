@@ -19,7 +19,7 @@ FLOAT64 = np.dtype(np.float64)
 #: The dtype that Python floats and lists become.
 default_dtype = FLOAT32
 
-#: False where the environment has TINYGRAD_RNN_JIT=0: everything then runs on the plain NumPy twins.
+#: False where the environment has TINYGRAD_RNN_JIT=0: everything then runs on the NumPy references.
 jit_enabled = os.environ.get("TINYGRAD_RNN_JIT", "1") != "0"
 
 _threads: int | None = None

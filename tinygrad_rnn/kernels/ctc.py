@@ -38,7 +38,7 @@ def states(targets: Any, blank: int) -> tuple[Any, Any]:
     return labels, jumps
 
 
-def _twin(log_probs: Any, labels: Any, jumps: Any, lengths: Any, ends: Any, losses: Any, shares: Any) -> None:
+def _reference(log_probs: Any, labels: Any, jumps: Any, lengths: Any, ends: Any, losses: Any, shares: Any) -> None:
     rows, columns = np.arange(len(lengths))[:, None], np.arange(labels.shape[1])
     final = np.where((columns == ends[:, None]) | (columns == ends[:, None] - 1), 0.0, -np.inf)
     y = np.take_along_axis(log_probs.astype(np.float64), labels[None], axis=2)  # (T, N, states)
@@ -68,7 +68,7 @@ def _twin(log_probs: Any, labels: Any, jumps: Any, lengths: Any, ends: Any, loss
             onward = np.logaddexp(np.logaddexp(x, beside(x, 1)), beside(x, 2) + jumps[:, 2:])
 
 
-@loop("void(F[:,:,::1],i8[:,::1],f8[:,::1],i8[::1],i8[::1],f8[::1],F[:,:,::1])", twin=_twin, needs=(exp,))
+@loop("void(F[:,:,::1],i8[:,::1],f8[:,::1],i8[::1],i8[::1],f8[::1],F[:,:,::1])", reference=_reference, needs=(exp,))
 def ctc(log_probs: Any, labels: Any, jumps: Any, lengths: Any, ends: Any, losses: Any, shares: Any) -> None:
     """Losses (N,) and, where `shares` (T, N, C) is not empty, the share of each label in each frame.
 

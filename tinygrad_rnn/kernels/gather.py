@@ -10,7 +10,7 @@ import numpy as np
 from .codegen.jit import loop
 
 
-@loop("void(F[:,::1],i8[::1],F[:,::1])", twin=lambda rows, index, out: np.add.at(out, index, rows))
+@loop("void(F[:,::1],i8[::1],F[:,::1])", reference=lambda rows, index, out: np.add.at(out, index, rows))
 def scatter_add(rows: Any, index: Any, out: Any) -> None:
     """out[index[n]] += rows[n] for every n, in order, repeated indices adding up. `index` holds no negative numbers."""
     for n in range(index.shape[0]):

@@ -36,12 +36,12 @@ if TYPE_CHECKING:  # what the kernel's text has around it
 SMALL = 100_000
 
 
-def share(table: int, n: int, i: int, part: int, parts: int) -> Any:
-    """A part of the i-th array of the n-th parameter; of one that is empty, nothing."""
+def share(table: int, n: int, i: int, shard: int, shards: int) -> Any:
+    """A shard of the i-th array of the n-th parameter; of one that is empty, nothing."""
     entry = table + 8 * (2 + number(table, 1) * n)
     address, size = number(entry, 3 + 2 * i), number(entry, 4 + 2 * i)
-    each = ((size + parts - 1) // parts + 15) // 16 * 16  # no line of the cache is of two parts
-    first, last = min(part * each, size), min((part + 1) * each, size)
+    each = ((size + shards - 1) // shards + 15) // 16 * 16  # no line of the cache is of two
+    first, last = min(shard * each, size), min((shard + 1) * each, size)
     return array_at(KIND, address, size)[first:last]
 
 
@@ -55,13 +55,13 @@ class Update:
     """A rule run over all parameters.
 
     Args:
-        every: the kernel: for each parameter of the table, the rule on the part that is asked for.
+        every: the kernel: for each parameter of the table, the rule on the shard that is asked for.
         rule: what it calls.
-        twin: the rule on plain NumPy.
+        reference: the rule on plain NumPy.
     """
 
-    def __init__(self, every: Callable[..., Any], rule: Callable[..., Any], twin: Callable[..., Any]) -> None:
-        self.every, self.rule, self.twin = every, rule, twin
+    def __init__(self, every: Callable[..., Any], rule: Callable[..., Any], reference: Callable[..., Any]) -> None:
+        self.every, self.rule, self.reference = every, rule, reference
         self._compiled = functools.cache(self._library)
 
     def _library(self, size: int) -> int:
@@ -78,7 +78,7 @@ class Update:
         given = [(arrays, np.asarray(c, np.float64)) for arrays, c in parameters if arrays[0].size]
         if not settings.jit_enabled or not all(array.flags.aligned for arrays, _ in given for array in arrays):
             for arrays, c in given:
-                self.twin(*arrays, c)
+                self.reference(*arrays, c)
             return
         for size, several in itertools.groupby(given, lambda one: one[0][0].itemsize):
             self._run(size, list(several))
@@ -90,11 +90,11 @@ class Update:
             for array in arrays:
                 table += [address_of(array), array.size]
         known = np.array(table, np.int64)
-        parts = 1 if sum(arrays[0].size for arrays, _ in given) < SMALL else settings.get_num_threads()
-        threads.run(self._compiled(size), address_of(known), (parts, 0, 0), parts)
+        shards = 1 if sum(arrays[0].size for arrays, _ in given) < SMALL else settings.get_num_threads()
+        threads.run(self._compiled(size), address_of(known), (shards, 0, 0), shards)
 
 
-def _adam_twin(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
+def _adam_reference(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
     step, beta1, beta2, root, eps, l2, decay = map(float, c)
     p *= 1.0 - decay
     g = g + l2 * p if l2 else g
@@ -119,21 +119,21 @@ def _adam(p: Any, g: Any, m: Any, v: Any, c: Any) -> None:
         p[i] = kept - step * m[i] / (math.sqrt(v[i]) / root + eps)
 
 
-def _every_adam(table: int, job: int, part: int, parts: int) -> None:
+def _every_adam(table: int, job: int, shard: int, shards: int) -> None:
     for n in range(number(table, 0)):
         _adam(
-            share(table, n, 0, part, parts),
-            share(table, n, 1, part, parts),
-            share(table, n, 2, part, parts),
-            share(table, n, 3, part, parts),
+            share(table, n, 0, shard, shards),
+            share(table, n, 1, shard, shards),
+            share(table, n, 2, shard, shards),
+            share(table, n, 3, shard, shards),
             numbers(table, n),
         )
 
 
-adam = Update(_every_adam, _adam, _adam_twin)
+adam = Update(_every_adam, _adam, _adam_reference)
 
 
-def _sgd_twin(p: Any, g: Any, b: Any, c: Any) -> None:
+def _sgd_reference(p: Any, g: Any, b: Any, c: Any) -> None:
     lr, momentum, dampening, l2, nesterov, first = map(float, c)
     g = g + l2 * p if l2 else g
     if momentum:
@@ -159,20 +159,20 @@ def _sgd(p: Any, g: Any, b: Any, c: Any) -> None:
         p[i] -= lr * (slope + momentum * b[i] if nesterov else b[i])
 
 
-def _every_sgd(table: int, job: int, part: int, parts: int) -> None:
+def _every_sgd(table: int, job: int, shard: int, shards: int) -> None:
     for n in range(number(table, 0)):
         _sgd(
-            share(table, n, 0, part, parts),
-            share(table, n, 1, part, parts),
-            share(table, n, 2, part, parts),
+            share(table, n, 0, shard, shards),
+            share(table, n, 1, shard, shards),
+            share(table, n, 2, shard, shards),
             numbers(table, n),
         )
 
 
-sgd = Update(_every_sgd, _sgd, _sgd_twin)
+sgd = Update(_every_sgd, _sgd, _sgd_reference)
 
 
-def _rmsprop_twin(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
+def _rmsprop_reference(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
     lr, alpha, eps, l2, momentum = map(float, c)
     g = g + l2 * p if l2 else g
     v *= alpha
@@ -207,22 +207,22 @@ def _rmsprop(p: Any, g: Any, v: Any, a: Any, b: Any, c: Any) -> None:
         p[i] -= lr * step
 
 
-def _every_rmsprop(table: int, job: int, part: int, parts: int) -> None:
+def _every_rmsprop(table: int, job: int, shard: int, shards: int) -> None:
     for n in range(number(table, 0)):
         _rmsprop(
-            share(table, n, 0, part, parts),
-            share(table, n, 1, part, parts),
-            share(table, n, 2, part, parts),
-            share(table, n, 3, part, parts),
-            share(table, n, 4, part, parts),
+            share(table, n, 0, shard, shards),
+            share(table, n, 1, shard, shards),
+            share(table, n, 2, shard, shards),
+            share(table, n, 3, shard, shards),
+            share(table, n, 4, shard, shards),
             numbers(table, n),
         )
 
 
-rmsprop = Update(_every_rmsprop, _rmsprop, _rmsprop_twin)
+rmsprop = Update(_every_rmsprop, _rmsprop, _rmsprop_reference)
 
 
-def _scale_twin(g: Any, c: Any) -> None:
+def _scale_reference(g: Any, c: Any) -> None:
     g *= g.dtype.type(c[0])
 
 
@@ -233,30 +233,30 @@ def _scale(g: Any, c: Any) -> None:
         g[i] *= factor
 
 
-def _every_scale(table: int, job: int, part: int, parts: int) -> None:
+def _every_scale(table: int, job: int, shard: int, shards: int) -> None:
     for n in range(number(table, 0)):
-        _scale(share(table, n, 0, part, parts), numbers(table, n))
+        _scale(share(table, n, 0, shard, shards), numbers(table, n))
 
 
-scale = Update(_every_scale, _scale, _scale_twin)
+scale = Update(_every_scale, _scale, _scale_reference)
 
 
-def _squares_twin(g: Any, c: Any) -> None:
+def _squares_reference(g: Any, c: Any) -> None:
     c[0] = np.sum(np.square(g, dtype=np.float64))
 
 
-def _squares(g: Any, c: Any, part: Any) -> None:
+def _squares(g: Any, c: Any, shard: Any) -> None:
     """c: for each thread that may take part, the sum of squares that it finds."""
     total = 0.0
     for i in range(g.shape[0]):
         wide = like(g[i], total)
         total = summed(total, wide * wide)
-    c[part] = total
+    c[shard] = total
 
 
-def _every_squares(table: int, job: int, part: int, parts: int) -> None:
+def _every_squares(table: int, job: int, shard: int, shards: int) -> None:
     for n in range(number(table, 0)):
-        _squares(share(table, n, 0, part, parts), numbers(table, n), part)
+        _squares(share(table, n, 0, shard, shards), numbers(table, n), shard)
 
 
-squares = Update(_every_squares, _squares, _squares_twin)
+squares = Update(_every_squares, _squares, _squares_reference)

@@ -60,13 +60,13 @@ def largest(row, part):
 )
 
 
-def _log_softmax_twin(x: Any, y: Any) -> None:
+def _log_softmax_reference(x: Any, y: Any) -> None:
     with np.errstate(invalid="ignore", divide="ignore"):
         np.subtract(x, np.max(x, axis=1, keepdims=True), out=y)
         y -= np.log(np.sum(np.exp(y), axis=1, keepdims=True))
 
 
-@loop("void(F[:,::1],F[:,::1])", twin=_log_softmax_twin, needs=(exp, _added, _largest))
+@loop("void(F[:,::1],F[:,::1])", reference=_log_softmax_reference, needs=(exp, _added, _largest))
 def log_softmax(x: Any, y: Any) -> None:
     """y[n, j] = x[n, j] - log(sum over k of e^x[n, k])."""
     part = np.empty(16, x.dtype)
@@ -79,12 +79,12 @@ def log_softmax(x: Any, y: Any) -> None:
             y[n, j] = (x[n, j] - top) - total
 
 
-def _pulled_twin(g: Any, y: Any, out: Any) -> None:
+def _pulled_reference(g: Any, y: Any, out: Any) -> None:
     with np.errstate(invalid="ignore"):
         np.subtract(g, np.exp(y) * np.sum(g, axis=1, keepdims=True), out=out)
 
 
-@loop("void(F[:,::1],F[:,::1],F[:,::1])", twin=_pulled_twin, needs=(exp, _added))
+@loop("void(F[:,::1],F[:,::1],F[:,::1])", reference=_pulled_reference, needs=(exp, _added))
 def pulled(g: Any, y: Any, out: Any) -> None:
     """out[n, j] = g[n, j] - e^y[n, j] (sum over k of g[n, k])."""
     for n in range(y.shape[0]):

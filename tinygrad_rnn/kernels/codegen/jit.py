@@ -1,4 +1,4 @@
-"""The one door to Numba: options, disk cache, fallback, and the switch to the plain NumPy twins.
+"""The one door to Numba: options, disk cache, fallback, and the switch to the NumPy references.
 
 A kernel is a text. Its file in the cache folder is named by the hash of all that it is made from, so an edited kernel
 is another file, and Numba's own cache beside it never goes stale (it does not notice edits in imported files).
@@ -69,7 +69,7 @@ _trying = _Trying()
 
 @contextlib.contextmanager
 def nothing_compiled() -> Iterator[None]:
-    """Inside, a kernel that is not compiled yet runs as its twin, for when only the order of things matters."""
+    """Inside, a kernel that is not compiled yet runs as its reference, for when only the order of things matters."""
     outer, _trying.now = _trying.now, True
     try:
         yield
@@ -83,19 +83,19 @@ class Kernel:
     Args:
         name: an identifier, the function's name in its text.
         text: source of a module that defines it, with `{cache}` where Numba's `cache=` belongs.
-        twin: the same on plain NumPy, called instead where the jit is off.
+        reference: the same on plain NumPy, called instead where the jit is off.
         result: takes the function out of the module.
     """
 
-    __slots__ = ("call", "name", "result", "text", "twin")
+    __slots__ = ("call", "name", "reference", "result", "text")
 
-    def __init__(self, name: str, text: str, twin: Callable[..., Any], result: Callable[[Any], Any]) -> None:
-        self.name, self.text, self.twin, self.result = name, text, twin, result
-        self.call: Callable[..., Any] = self._first if settings.jit_enabled else twin
+    def __init__(self, name: str, text: str, reference: Callable[..., Any], result: Callable[[Any], Any]) -> None:
+        self.name, self.text, self.reference, self.result = name, text, reference, result
+        self.call: Callable[..., Any] = self._first if settings.jit_enabled else reference
 
     def _first(self, *arguments: Any) -> Any:
         if _trying.now:
-            return self.twin(*arguments)
+            return self.reference(*arguments)
         with lock:
             if self.call == self._first:
                 self.call = self.result(getattr(load(self.name, _HEADER + self.text), self.name))
@@ -109,7 +109,7 @@ def plain(name: str, function: Callable[..., Any]) -> Kernel:
     return kernel
 
 
-def ufunc(name: str, source: str, signature: str, twin: Callable[..., Any]) -> Kernel:
+def ufunc(name: str, source: str, signature: str, reference: Callable[..., Any]) -> Kernel:
     """A kernel over broadcast arrays, for float32 and float64: a true NumPy ufunc.
 
     Both dtypes are compiled together: with only float64 there, NumPy would widen a float32 silently.
@@ -118,25 +118,25 @@ def ufunc(name: str, source: str, signature: str, twin: Callable[..., Any]) -> K
         name: the function's name in `source`.
         source: its text, `def name(...)` and what it calls; scalars in, a scalar out.
         signature: Numba's, with `F` for the floating type: `F(F,F)`.
-        twin: the same on plain NumPy.
+        reference: the same on plain NumPy.
     """
     signatures = [signature.replace("F", letter) for letter in ("f4", "f8")]
     head, own = source.rsplit("\ndef ", 1) if "\ndef " in source else ("", source.removeprefix("def "))
     text = f"{head}\n@numba.vectorize({signatures}, cache={{cache}}, fastmath=OPTIONS['fastmath'])\ndef {own}"
-    return Kernel(name, text, twin, lambda compiled: compiled.ufunc)
+    return Kernel(name, text, reference, lambda compiled: compiled.ufunc)
 
 
 def loop(
-    *signatures: str, twin: Callable[..., Any], needs: Iterable[Any] = ()
+    *signatures: str, reference: Callable[..., Any], needs: Iterable[Any] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile the decorated function when it is first called.
 
-    Arrays are made writable and C-contiguous at the door (outputs must be so already), or each layout would compile
+    Arrays are made writable, C-contiguous and aligned first (outputs must be so already), or each layout would compile
     anew.
 
     Args:
         signatures: Numba's, with `F` for the floating type, which then stands for float32 and float64.
-        twin: the same on plain NumPy.
+        reference: the same on plain NumPy.
         needs: primitives of `scalar.py` that it calls.
     """
 
@@ -147,13 +147,13 @@ def loop(
         head = "\n".join(dict.fromkeys(source for primitive in needs for source in primitive.sources))
         njit = f"@numba.njit({wanted}, cache={{cache}}, nogil=True, **OPTIONS)"
         text = "\n".join([head, njit, *lines[start:], ""])
-        kernel = Kernel(function.__name__, text, twin, lambda compiled: compiled)
+        kernel = Kernel(function.__name__, text, reference, lambda compiled: compiled)
 
         @functools.wraps(function)
-        def door(*arguments: Any) -> Any:
+        def wrapper(*arguments: Any) -> Any:
             return kernel.call(*[_prepared(a) if type(a) is np.ndarray else a for a in arguments])
 
-        return door
+        return wrapper
 
     return declare
 
@@ -161,7 +161,7 @@ def loop(
 def library(
     name: str, functions: Iterable[Callable[..., Any]], constants: dict[str, Any], called: Iterable[str] = ()
 ) -> Callable[[], Any]:
-    """A door to functions of integers (addresses, sizes), compiled together when it is first opened.
+    """What gives functions of integers (addresses, sizes), compiled together when it is first called.
 
     Args:
         name: the library's.
@@ -172,7 +172,7 @@ def library(
     """
 
     @functools.cache
-    def door() -> Any:
+    def compiled() -> Any:
         lines = [f"{constant} = {value}" for constant, value in constants.items() if constant.isidentifier()]
         dotted = {constant: str(value) for constant, value in constants.items() if not constant.isidentifier()}
         spelled = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in dotted))
@@ -189,7 +189,7 @@ def library(
             lines.append(spelled.sub(lambda found: dotted.get(found[0], ""), source))
         return load(name, _BY_ADDRESS + "\n".join(lines))
 
-    return door
+    return compiled
 
 
 def rows(

@@ -1,7 +1,7 @@
 """Memory by address, for kernels that walk over rows of many arrays; kernel files import it, nothing else does.
 
-An address is an integer. Two places of different `scope` never overlap: LLVM is told so, and turns a loop over long
-chains of loads and stores into vector code without guarding each pair. Places that may be one have one scope.
+An address is an integer. Two slots of different `scope` never overlap: LLVM is told so, and turns a loop over long
+chains of loads and stores into vector code without guarding each pair. Those that may be one have one scope.
 
 Importing this module imports Numba, so it is imported only where a kernel is compiled.
 """
@@ -110,7 +110,7 @@ def number(typingctx: Any, table: Any, index: Any) -> Any:
 
 
 @intrinsic
-def origin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, part: Any) -> Any:
+def origin(typingctx: Any, table: Any, index: Any, step: Any, within: Any, shard: Any) -> Any:
     """Where a slot begins at a step: its address, and a stride for each of these.
 
     One call, not ten operators: Numba takes half a millisecond for the type of each.

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     turn_tile: Any = None
 
     def number(table: int, index: int) -> int: ...
-    def origin(table: int, index: int, step: int, within: int, part: int) -> int: ...
+    def origin(table: int, index: int, step: int, within: int, shard: int) -> int: ...
     def write(table: int, index: int, value: int) -> None: ...
 
 
@@ -390,7 +390,7 @@ def patch(template: int, bases: int, table: int) -> None:
         first += 8 * len(Patch)
 
 
-#: Opens the door to `patch`.
+#: Gives `patch`, compiled.
 patching = library("patching", (patch,), names(), ("patch",))
 
 

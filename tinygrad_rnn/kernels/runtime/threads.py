@@ -1,7 +1,7 @@
-"""Our own threads: asleep until called, they run compiled parts of one job, and never wait for Python's lock.
+"""Our own threads: asleep until called, they run compiled shards of a job, and never wait for Python's lock.
 
 Numba's threads die in a fork and abort where two callers meet; OpenBLAS's spin for long. Here a fork starts anew, a
-caller that finds the threads busy does all parts itself, and so does one whose threads are slow to wake: parts are
+caller that finds the threads busy does all shards itself, and so does one whose threads are slow to wake: shards are
 taken, not given. A thread sleeps on a semaphore of the system, inside compiled code: one that slept in Python would
 have to wait for Python's lock before it could start.
 """
@@ -32,34 +32,34 @@ if TYPE_CHECKING:  # what the kernel's text has around it
 SPINS = 20_000
 
 #: Integers of the board where a job is posted, before those of each thread: each that changes has a line of the cache
-#: of its own. The ticket (the job's number, how many parts, and the next part); how many parts are done; then function,
-#: table and job. For each thread: whether it sleeps, and its semaphore.
+#: of its own. The ticket (the job's number, how many shards, and the next one); how many of them are done; then
+#: function, table and job. For each thread: whether it sleeps, and its semaphore.
 BOARD, EACH = 24, 8
 
-#: A ticket is the number of a job times 2**32, its parts times 2**16, and the next part.
-PARTS, JOB = 1 << 16, 1 << 32
+#: A ticket is the number of a job times 2**32, its shards times 2**16, and the next shard.
+SHARDS, JOB = 1 << 16, 1 << 32
 
 
-def post(board: int, work: int, table: int, job: int, parts: int) -> None:
-    """Put up a job, when all parts of the one before are done."""
+def post(board: int, work: int, table: int, job: int, shards: int) -> None:
+    """Put up a job, when all shards of the one before are done."""
     write_shared(board + 64, 0)
     write_shared(board + 128, work)
     write_shared(board + 136, table)
     write_shared(board + 144, job)
-    write_shared(board, (read_shared(board) // JOB + 1) * JOB + parts * PARTS)
+    write_shared(board, (read_shared(board) // JOB + 1) * JOB + shards * SHARDS)
 
 
 def take(board: int) -> int:
-    """Do parts of the job that is up until none is left; returns how many."""
+    """Do shards of the job that is up until none is left; returns how many."""
     count = 0
     while True:
         ticket = read_shared(board)
-        part, parts = ticket % PARTS, ticket % JOB // PARTS
-        if part >= parts:
+        shard, shards = ticket % SHARDS, ticket % JOB // SHARDS
+        if shard >= shards:
             return count
         work, table, job = number(board, 16), number(board, 17), number(board, 18)
         if replace_shared(board, ticket, ticket + 1):  # then what was read belongs to this job
-            call(work, table, job, part, parts)
+            call(work, table, job, shard, shards)
             add_shared(board + 64, 1)
             count += 1
 
@@ -73,7 +73,7 @@ def rouse(board: int, threads: int, wake: int) -> None:
 
 
 def live(board: int, i: int, sleep: int) -> None:
-    """What a thread does, for ever: take parts, look for more for a while, sleep."""
+    """What a thread does, for ever: take shards, look for more for a while, sleep."""
     mine = board + 8 * (BOARD + EACH * i)
     while True:
         idle = 0
@@ -81,7 +81,7 @@ def live(board: int, i: int, sleep: int) -> None:
             idle = 0 if take(board) else idle + 1
         write_shared(mine, 1)
         ticket = read_shared(board)
-        if ticket % PARTS < ticket % JOB // PARTS and replace_shared(mine, 1, 0):
+        if ticket % SHARDS < ticket % JOB // SHARDS and replace_shared(mine, 1, 0):
             continue  # posted just before it could be seen that this thread sleeps
         call(sleep, number(mine, 1), -1)  # may end early, for a signal
         write_shared(mine, 0)
@@ -90,16 +90,16 @@ def live(board: int, i: int, sleep: int) -> None:
 def go(
     board: int, work: int, table: int, first: int, second: int, third: int, threads: int, wake: int, others: int
 ) -> None:
-    """Jobs 0, 1 and 2 in so many parts each, one after another; returns when all are done."""
+    """Jobs 0, 1 and 2 in so many shards each, one after another; returns when all are done."""
     for job in range(3):
-        parts = first if job == 0 else second if job == 1 else third
-        if parts > 0:
-            post(board, work, table, job, parts)
-            if parts > 1:
+        shards = first if job == 0 else second if job == 1 else third
+        if shards > 0:
+            post(board, work, table, job, shards)
+            if shards > 1:
                 rouse(board, threads, wake)
             take(board)
             spins = 0
-            while read_shared(board + 64) != parts:
+            while read_shared(board + 64) != shards:
                 spins += 1
                 if spins % SPINS == 0:
                     call(others, 0)
@@ -108,7 +108,7 @@ def go(
 _compiled = jit.library(
     "threads",
     (post, take, rouse, live, go),
-    {"SPINS": SPINS, "BOARD": BOARD, "EACH": EACH, "PARTS": PARTS, "JOB": JOB},
+    {"SPINS": SPINS, "BOARD": BOARD, "EACH": EACH, "SHARDS": SHARDS, "JOB": JOB},
     ("rouse", "live", "go"),
 )
 
@@ -200,15 +200,15 @@ _alone = threading.local()
 _has = _system()
 
 
-def run(work: int, table: int, parts: Sequence[int], count: int) -> None:
-    """Do jobs 0, 1 and 2 that `work` (its address) knows on a table, one after another, in so many parts each.
+def run(work: int, table: int, shards: Sequence[int], count: int) -> None:
+    """Do jobs 0, 1 and 2 that `work` (its address) knows on a table, one after another, in so many shards each.
 
-    Every part is done by the time this returns. Where the threads are busy for another caller, all is done here.
+    Every shard is done by the time this returns. Where the threads are busy for another caller, all is done here.
 
     Args:
-        work: the address of a function of table, job, part and parts.
+        work: the address of a function of table, job, shard and shards.
         table: the address of a table.
-        parts: for each job how many parts it has; 0 for one that is left out.
+        shards: for each job how many shards it has; 0 for one that is left out.
         count: how many threads may take part, with this one.
     """
     global _pool
@@ -217,13 +217,13 @@ def run(work: int, table: int, parts: Sequence[int], count: int) -> None:
             if _pool is None or _pool.count < count - 1:
                 _pool = _Pool(count - 1, _has)
             _pool.make_room()
-            _pool.compiled.go(_pool.board, work, table, *parts, count - 1, _has.wake, _has.others)
+            _pool.compiled.go(_pool.board, work, table, *shards, count - 1, _has.wake, _has.others)
         finally:
             _busy.release()
         return
     if not hasattr(_alone, "board"):
         _alone.board = _board(0)
-    _compiled().go(_alone.board, work, table, *parts, 0, 0, 0)
+    _compiled().go(_alone.board, work, table, *shards, 0, 0, 0)
 
 
 def ready(count: int) -> None:
