@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import settings
+from ..ir.program import Key
 from ..kernels import jit
 from ..kernels.machine import HEAD, PLACE
-from .build import ONES, Program
+from .build import Planned
 from .homes import Homes
 from .layout import SAVED, WORK, Gram, Layout
 from .outside import Bound, Fixtures
-from .plan import Key, Plan
+from .passes.schedule import ONES, Schedule
 
 
 class Strides(NamedTuple):
@@ -55,7 +56,7 @@ class Taken:
 class Compiled:
     """A program and its kernels, and how its memory is laid out for each size of run."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Planned) -> None:
         self.program = program
         numbers = [value.number for value in program.next]
         #: For each output the part of the carry that it is, or None; and the parts that are outputs.
@@ -97,7 +98,7 @@ class Compiled:
             found = self._layouts[key] = (self._forward if way == "forward" else self._backward)(*key[1:])
         return found
 
-    def _sealed(self, layout: Layout, plan: Plan, strides: Any, grams: Sequence[Gram] = ()) -> Layout:
+    def _sealed(self, layout: Layout, plan: Schedule, strides: Any, grams: Sequence[Gram] = ()) -> Layout:
         functions = self._functions.get(plan.name)
         if functions is None:
             numbers = HEAD + PLACE * len(plan.places)
@@ -115,10 +116,10 @@ class Compiled:
             for i, value in enumerate(self.program.next)
         ]
         for i, mask in enumerate(self.program.low.masks):
-            count = steps if mask.kind == "step" else 1
+            count = steps if mask.origin == "step" else 1
             address = layout.room(block, count, rows, mask.width)
             layout.spot(("mask", i), address, count, rows * mask.width)
-            if mask.kind == "step":
+            if mask.origin == "step":
                 layout.over_time(("mask", i), address, mask.width, first, forwards)
             else:
                 layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)

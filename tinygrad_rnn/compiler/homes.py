@@ -10,11 +10,11 @@ import numpy as np
 from ..autograd.backward import grad_up_to
 from ..autograd.tape import root_of
 from ..autograd.tensor import Tensor
+from ..ir.program import Key
 from ..kernels.memory import address_of, empty, zeros
-from .build import Program
+from .build import Planned
 from .forms import Recipe, Total
 from .outside import Fixtures, Totals
-from .plan import Key
 
 #: What gives a view of an array, each element once: the same view of its gradient is the gradient of the view.
 _VIEWS = frozenset({"getitem", "permute_dims", "reshape", "squeeze", "expand_dims"})
@@ -45,7 +45,7 @@ class Homes:
         grams: the shapes of those that are not. Sums beside a gram are among both.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Planned) -> None:
         low = program.low
         self.program, self.dtype = program, program.dtype
         self.outer = [n for n, t in enumerate(low.fixtures) if not isinstance(t, Recipe) and t._requires_grad]

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..ir.nodes import Block, Kth, Lookup, Product
+from ..ir.program import Key
 from ..kernels import threads
 from ..kernels.machine import BLOCK, GRAM, HEAD, PACK, WIDE, machine, relocation
-from ..program.step import Block
-from .plan import Key, Plan, Product
+from .passes.schedule import RowPhase, Schedule
+from .trace import NotFused
 
 #: Multiplications below which one thread does all: waking another takes longer.
 SMALL = 3_000_000
@@ -101,15 +103,19 @@ class Layout:
 
     def seal(
         self,
-        plan: Plan,
+        plan: Schedule,
         functions: Mapping[str, int],
         strides: Sequence[tuple[int, int]],
         grams: Sequence[Gram] = (),
     ) -> None:
         """All is placed: make the table. `strides` are those of the matrices."""
         size, rows, steps, lanes = self.dtype.itemsize, self.rows, self.steps, 64 // self.dtype.itemsize
-        products = [p for p in plan.phases if isinstance(p, Product) and p.value.operator == "product"]
-        work = sum(p.inner * p.width for p in products) + sum(g.columns * w for g in grams for _, w, *_ in g.partners)
+        products = [
+            (p, p.node.blocks) for p in plan.phases if not isinstance(p, RowPhase) and isinstance(p.node, Product)
+        ]
+        work = sum(p.inner * p.width for p, _ in products) + sum(
+            g.columns * w for g in grams for _, w, *_ in g.partners
+        )
         parts = 1 if work * steps * rows < SMALL or rows < 2 else min(self._most, rows)
         chunk = max(min(TOGETHER * parts // rows, steps), min(4, steps))
         for i, (width, lasting) in enumerate(plan.scratch):
@@ -118,26 +124,27 @@ class Layout:
             self._at["scratch", i] = address, 0, step, width * size, 0
         packed: dict[tuple[Block, ...], int] = {}
         packs: list[int] = []
-        for p in products:
-            if p.setting not in packed:
-                target = packed[p.setting] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
-                for number, turned, above, left, inner, width in p.setting:
+        for p, blocks in products:
+            if blocks not in packed:
+                target = packed[blocks] = self.room(WORK, (p.width + lanes) * p.inner + 1024)
+                for number, turned, above, left, inner, width in blocks:
                     row, column = strides[number][::-1] if turned else strides[number]
                     packs += [self.base(("matrix", number)), row, column, inner, width]
                     packs += [target, above, left, p.inner, p.width]
         phases: list[int] = []
         for phase in plan.phases:
-            if isinstance(phase, Product) and phase.value.operator == "lookup":
-                number, _ = phase.setting
-                phases += [2, phase.level, phase.source, phase.target, self.base(("matrix", number)), *strides[number]]
-                phases.append(phase.width)
-            elif isinstance(phase, Product) and phase.value.operator == "kth":
-                phases += [3, phase.level, phase.source, phase.target, phase.setting, phase.inner, 0, 0]
-            elif isinstance(phase, Product):
-                phases += [1, phase.level, phase.source, phase.target, packed[phase.setting], phase.inner, phase.width]
-                phases.append(int(phase.onto))
-            else:
+            if isinstance(phase, RowPhase):
                 phases += [0, phase.level, functions[phase.name], 0, 0, 0, 0, 0]
+                continue
+            node, ends = phase.node, [phase.level, phase.source, phase.target]
+            if isinstance(node, Lookup):
+                phases += [2, *ends, self.base(("matrix", node.matrix)), *strides[node.matrix], phase.width]
+            elif isinstance(node, Kth):
+                phases += [3, *ends, node.k, phase.inner, 0, 0]
+            elif isinstance(node, Product):
+                phases += [1, *ends, packed[node.blocks], phase.inner, phase.width, int(phase.accumulate)]
+            else:
+                raise NotFused(f"no kernel multiplies {node!r}")
         jobs: list[int] = []
         panels = 0
         shared: dict[Any, list[Gram]] = {}
@@ -146,9 +153,9 @@ class Layout:
         for rights, several in shared.items():
             jobs += [len(several), len(rights)]
             for right, width in rights:
-                jobs += [plan.place(*right), width]
+                jobs += [plan.slot(*right), width]
             for gram in several:
-                jobs += [plan.place(*gram.left), gram.columns]
+                jobs += [plan.slot(*gram.left), gram.columns]
                 for *_, key, row in gram.partners:
                     jobs += [self.base(key), row]
             panels = max(panels, sum(width + lanes for _, width in rights))

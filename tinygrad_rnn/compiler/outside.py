@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.tape import root_of, thread
+from ..ir.program import Key
 from ..kernels.memory import address_of
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
 from .lower import Lowering
-from .plan import Key
 
 
 class Fixtures:

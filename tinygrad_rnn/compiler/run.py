@@ -19,7 +19,7 @@ from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..kernels.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
-from .build import Program, Source
+from .build import Planned, Source
 from .compiled import Compiled
 from .fused import run as run_fused
 from .lower import exact
@@ -68,7 +68,7 @@ def engine(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explaining(parts: list[tuple[Place, Any, str]]) -> Iterator[None]:
-    """Inside, each loop runs eagerly, and leaves its place, the `Program` that it can become or a `NotFused`, and why
+    """Inside, each loop runs eagerly, and leaves its place, the `Planned` that it can become or a `NotFused`, and why
     its engine leaves it eager though it could ("" where it does not)."""
     outer, _chosen.parts = _chosen.parts, parts
     try:
@@ -314,7 +314,7 @@ def fused(
         return run_fused(compiled, eagerly, carry, xs, place.reverse, source, ragged)
 
 
-def _check_whole(program: Program, carry: Any, xs: Any) -> None:
+def _check_whole(program: Planned, carry: Any, xs: Any) -> None:
     """Raise NotFused for whole numbers that a kernel, where they are floats, could not look up."""
     limits = dict.fromkeys(program.low.limits)
     for name, nest in (("carry", carry), ("x", xs)):
@@ -331,7 +331,7 @@ def _needs(nest: Any) -> tuple[bool, ...]:
     return tuple([part._requires_grad for part in leaves(nest)])
 
 
-def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> Program:
+def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: Source) -> Planned:
     """What the first two steps say of all."""
     steps, kept = _length(xs), Steady(carry)
     if not steps:
@@ -346,7 +346,7 @@ def _program(step: Step, carry: Any, xs: Any, place: Place, first: int, source: 
     try:
         with at(Place(place.cell, place.layer, place.reverse, first + order[0])), nothing_compiled():
             few = [map_nest(lambda x, t=t: x[t], xs) for t in order]
-            return Program(checked, carry, few, _needs(carry), _needs(xs), source)
+            return Planned(checked, carry, few, _needs(carry), _needs(xs), source)
     finally:
         state.watchers = watchers
 
