@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ...ir.loops import At, Known, Located, Placed
-from ...ir.nodes import Broadcast, Join, Map, Reduce, Slice, reachable
+from ...ir.nodes import Broadcast, Const, Join, Map, Reduce, Slice, reachable
 
 #: Nodes from which on a function is cut: no usual cell has so many between two products.
 LONG = 400
@@ -36,8 +36,8 @@ def pieces(targets: Sequence[Placed], located: Located, scratch: Callable[[int],
     for node in reversed(made):
         own = piece[node.number]
         last = max(needed.get(node.number, own), own)
-        if isinstance(node, (Slice, Join, Broadcast)):
-            own = last  # these are not made, but read where they are wanted
+        if isinstance(node, (Const, Slice, Join, Broadcast)):
+            own = last  # these are not stored: what they are made of is read where they are wanted
         elif last > own and node.number not in lies:
             assert isinstance(node, (Map, Reduce))
             parts[own].append(Placed(node, scratch(node.width)))

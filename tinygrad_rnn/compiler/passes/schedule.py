@@ -279,13 +279,20 @@ class Schedule:
         self.numbers: list[int] = []
         texts: list[str] = []
         sources: dict[str, None] = {}
+        troubles: dict[int, Node] = {}
         for when in sorted({*self._stores, *starts}):
             for stores, located in self._cut(when):
-                function = loops.row_function(f"rows_{len(texts)}", stores, located, self._laid)
+                try:
+                    function = loops.row_function(f"rows_{len(texts)}", stores, located, self._laid)
+                except TooWide as trouble:  # go on, so that all that must lie in memory is known after one round
+                    troubles |= {node.number: node for node in trouble.nodes}
+                    continue
                 sources.update(numba.sources(function))
                 texts.append(numba.printed(function, self.numbers))
                 self.phases.append(_row_phase(Level(when[0]), function, stores, located))
             self.phases += starts.get(when, [])
+        if troubles:
+            raise TooWide(list(troubles.values()))
         self.sources = tuple(sources)
         self.text = "\n\n".join([f"@rows\n{text}" for text in texts])
         self.functions = [phase.name for phase in self.phases if isinstance(phase, RowPhase)]
