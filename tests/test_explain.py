@@ -19,14 +19,14 @@ def test_an_lstm_pass_by_pass():
         "LSTMCell, layer 0: fused",
         "%2 @ weight_ih_l0.T",
         "# forget_gate",
-        "before, for many steps at once",
-        "at every step",
-        "Kept by the forward run",
+        "prologue, for many steps at once",
+        "loop, at every step",
+        "Saved by the forward run",
         "sum of",
     ):
         assert part in text, part
     hoisted = text.index("product  %3 = %2 @ weight_ih_l0.T")
-    assert text.index("before, for many steps at once") < hoisted < text.index("at every step")
+    assert text.index("prologue, for many steps at once") < hoisted < text.index("loop, at every step")
     assert "runs eagerly" not in text
 
 

@@ -14,7 +14,7 @@ FLOORS = [
     ("errors",),
     ("settings",),
     ("kernels",),
-    ("program",),
+    ("ir",),
     ("ops",),
     ("autograd",),
     ("compiler",),
@@ -105,7 +105,7 @@ def test_the_check_itself_notices_every_form_of_import():
         "from .op import Op",
         "from ..kernels import gather",
         "from ..errors import ShapeError",
-        "from ..program.expression import Expression",
+        "from ..ir.expression import Expression",
     ):
         assert not list(breaches(path, parts, good)), good
     package = list(breaches(ROOT / "ops" / "__init__.py", ("ops", "__init__"), "from ..nn import x\nfrom . import op"))

@@ -57,8 +57,8 @@ def test_second_derivatives_and_closures():
 
 
 def test_a_step_is_traced_once_for_all_pieces(monkeypatch):
-    made, program = [], run.Program
-    monkeypatch.setattr(run, "Program", lambda *given: made.append(0) or program(*given))
+    made, planned = [], run.Planned
+    monkeypatch.setattr(run, "Planned", lambda *given: made.append(0) or planned(*given))
     w, x = tensor(3, 4, 4), tensor(1, 16, 3, 4)
     tg.scan(lambda h, x: (tg.tanh(h @ w + x), h), tensor(2, 3, 4), x, checkpoint=4)[0].sum().backward()
     assert len(made) == 1

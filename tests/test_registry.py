@@ -65,7 +65,7 @@ def test_value_agrees_with_the_plain_numpy_reference(op, i):
 def test_vjps_agree_with_their_numpy_references(op, i):
     if not isinstance(op, Elementwise) or not op.vjps:
         return
-    from tinygrad_rnn.program.expression import Expression
+    from tinygrad_rnn.ir.expression import Expression
 
     arrays = dict(zip(op.inputs, case(op, i).operands))
     arrays["y"] = op.expression.evaluate(arrays)

@@ -29,8 +29,8 @@ def run(layer, x):
 
 
 FAULTS = {
-    "planning": (build.Program, "_forwards"),
-    "the gradient's program": (build.Program, "_reverse"),
+    "planning": (build, "Schedule"),
+    "the gradient's program": (build, "differentiate"),
     "laying out the forward run": (compiled.Compiled, "_forward"),
     "laying out the backward run": (compiled.Compiled, "_backward"),
 }

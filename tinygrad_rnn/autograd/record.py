@@ -15,9 +15,9 @@ import numpy as np
 
 from .. import settings as library
 from ..errors import ArgumentError, DtypeError, GraphError, OutOfMemoryError, ShapeError
+from ..ir.expression import Expression
 from ..ops import declare
 from ..ops.op import Elementwise, Op
-from ..program.expression import Expression
 from ..settings import FLOAT32, FLOAT64
 from .memory import out_of_memory
 from .pull import read_only

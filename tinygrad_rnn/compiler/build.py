@@ -1,4 +1,4 @@
-"""A step as two plans: one that runs it over time, and one that brings gradients back."""
+"""A step as a program for kernels, stage by stage."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.backward import grad_up_to
+from ..autograd import tape
 from ..autograd.nest import leaves, like, map_nest
-from ..autograd.tape import Node, enable_grad, no_grad, thread, wengert
+from ..autograd.tape import enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
-from ..kernels import scalar
+from ..ir.nodes import Input, Node
+from ..ir.program import Direction, Program, Wanted, given_of
 from ..ops.random import RandomKey
-from ..program.step import Value, reachable
-from .forms import Fixed, Lone, Recipe, Row, Total
-from .keep import chosen
+from .differentiate import Gradient, TracedStep, differentiate, flowing, node_of
+from .forms import Lone, Recipe, Row
 from .lower import Lowering
-from .merge import merged
-from .plan import Key, Plan, Wanted
-from .trace import NotFused, Trace, Traced
-
-Step = Callable[[Any, Any], tuple[Any, Any]]
+from .passes.merge import merge
+from .passes.rematerialise import rematerialise
+from .passes.schedule import Schedule
+from .trace import NotFused, Trace
 
 
 class Draft:
@@ -35,41 +34,30 @@ class Draft:
         needs_x: for each part of x, whether it wants a gradient.
 
     Attributes:
-        traces: what they did.
-        starts, given: the leaves that the first started from: carry and x; `made`, `y` what it returned.
+        first: the first step; `traces` of both.
+        carry, y: what the first returned.
         captured: the tensors that both took from outside, by the clock numbers of their nodes.
     """
 
-    def __init__(self, step: Step, carry: Any, xs: Sequence[Any], needs_x: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        step: Callable[[Any, Any], tuple[Any, Any]],
+        carry: Any,
+        xs: Sequence[Any],
+        needs_x: Sequence[bool],
+    ) -> None:
         self.rows, self.dtype = _rows(list(leaves(carry)), list(leaves(xs[0])), needs_x)
-        self.carry_before = carry
-        first, self.starts, self.given, self.carry, self.y = _traced(step, carry, xs[0], needs_x)
-        self.traces = [first]
+        self.first, self.carry, self.y = _one_step(step, carry, xs[0], needs_x)
+        self.traces = [self.first.trace]
         for x in xs[1:]:
-            again, _, _, *made = _traced(step, self.carry, x, needs_x)
-            self.traces.append(again)
-            first.compare(again, leaves((self.carry, self.y)), leaves(made))
-        self.captured = first.captured(self.traces[-1])
+            again, _, _ = _one_step(step, self.carry, x, needs_x)
+            self.traces.append(again.trace)
+            own = [*self.first.after, *self.first.outputs]
+            self.first.trace.compare(again.trace, own, [*again.after, *again.outputs])
+        self.captured = self.first.trace.captured(self.traces[-1])
 
 
-def _traced(step: Step, carry: Any, x: Any, needs_x: Sequence[bool]) -> tuple[Trace, Any, Any, Any, Any]:
-    """One step run: what it did, the leaves that it started from, and what it returned."""
-    differentiable = thread.state.enabled
-    starts = [_start(part._array, differentiable) for part in leaves(carry)]
-    given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
-    trace = Trace([*starts, *given])
-    quiet = np.errstate(all="ignore")  # padding may be anything
-    with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
-        made, y = step(like(carry, iter(starts)), like(x, iter(given)))
-    trace.check()
-    return trace, starts, given, made, y
-
-
-#: A one at each step and in each row: the left side of a sum.
-ONES: Key = ("ones", 0)
-
-
-class Program:
+class Planned:
     """What a step does, for one kind of carry, x and gradient.
 
     Args:
@@ -79,21 +67,22 @@ class Program:
         listed: whether to keep what `explain` shows.
 
     Attributes:
-        low: the values, and what they take from outside.
+        stages: the program after each stage, by the stage's name, in order.
+        forward, backward: the schedules; the second is None where no gradient is wanted.
+        low: the nodes, and what they take from outside.
         flows: for each part of the carry, whether a gradient goes through it; `ys_flow` for each output.
         wants_x: for each x, whether it wants a gradient.
         traced: with `listed`, the operations of a step, and of its gradient.
         draws: for each key that a step draws, from where.
         whole: whether there are whole numbers in the carry or in x.
-        next, ys: the values of the next carry and of the outputs.
-        forward, backward: the plans; the second is None where no gradient is wanted.
-        kept: values that the first keeps for the second.
+        next, ys: the nodes of the next carry and of the outputs.
+        kept: nodes that the forward run saves for the gradient.
+        x_gradients: of one step; `of_fixtures` for captured tensors (by number) their total.
         repeatable: whether all that it takes from outside is among the tensors read.
-        carry_gradients, x_gradients: of one step; `of_fixtures` for fixtures (by number) their total.
         unused: parts of the carry that no step takes.
-        gram_places: for each gram, where its sides lie: a key, and an offset.
-        used_grams, used_sums: the grams and sums that gradients are made of. Of the latter, `beside` has those that are
-            of the right side of a gram, and which: they are sums of its products with ones.
+        used_grams, used_sums, beside: as `Gradient` has them.
+        gram_places: for each GEMM, where its sides lie: a key, and an offset.
+        times: widths of what is kept of all steps for GEMMs alone.
     """
 
     def __init__(
@@ -105,41 +94,38 @@ class Program:
         keys: Sequence[RandomKey],
         listed: bool,
     ) -> None:
-        trace, starts, given = draft.traces[0], draft.starts, draft.given
+        traced, self.listed = draft.first, listed
         self.rows, self.dtype, self.carry, self.y = draft.rows, draft.dtype, draft.carry, draft.y
-        self.whole = any(part.dtype.kind in "iu" for part in (*starts, *given))
-        self.carry_shapes = [part.shape[1:] for part in starts]
-        differentiable = thread.state.enabled
-        self.draws = [key.source for key in trace.draws.keys]
-        places = {int(key): ("step", i) for i, key in enumerate(trace.draws.keys)}
-        places |= {int(key): ("sequence", i) for i, key in enumerate(keys)}
-        self.listed = listed
-        self.traced = [wengert([one.node for one in trace.done])] if listed else []
-        self.low = low = Lowering(self.rows, self.dtype, places)
-        for i, start in enumerate(starts):
-            low.know(start.node, Row(low.step.input(("carry", i), _size(start)), start.shape[1:]))
-        for i, one in enumerate(given):
-            low.know(one.node, Lone() if not one.ndim else Row(low.step.input(("x", i), _size(one)), one.shape[1:]))
-        low.run(trace)
-        after, outputs = list(leaves(self.carry)), list(leaves(self.y))
-        self.next = [self._row(part) for part in after]
-        self.ys = [self._row(part) for part in outputs]
-        self._limited()
-        self.y_dtypes = [part.dtype for part in outputs]
-        self.y_shapes = [part.shape[1:] for part in outputs]
-        self.flows, self.ys_flow = self._flowing(trace.done, starts, given, after, outputs, needs, needs_x)
-        self.wants_x = [differentiable and wants for wants in needs_x]
-        self.kept: list[Value] = []
-        self.backward: Plan | None = None
-        self.of_fixtures: dict[int, Any] = {}
-        if differentiable and (any(self.flows) or any(self.ys_flow)):
-            self._reverse(starts, given, after, outputs)
-        self.forward = self._forwards()
+        self.whole = any(part.dtype.kind in "iu" for part in (*traced.starts, *traced.given))
+        self.carry_shapes = [part.shape[1:] for part in traced.starts]
+        self.draws = [key.source for key in traced.trace.draws.keys]
+        self.traced = [wengert([one.node for one in traced.trace.done])] if listed else []
+        program = self._lower(traced, keys)
+        self.stages = {"lower": program}
+        self.flows, self.ys_flow = flowing(traced, needs, needs_x)
+        self.wants_x = [thread.state.enabled and wants for wants in needs_x]
+        builder, made = self.low.step, len(self.low.step.nodes)
+        gradient = Gradient([], {}, set(), [], set(), {})
+        if thread.state.enabled and (any(self.flows) or any(self.ys_flow)):
+            program, gradient = differentiate(
+                self.low, traced, program, (self.next, self.ys), (self.flows, self.ys_flow), self.wants_x,
+                self.traced if listed else None,
+            )  # fmt: skip
+            self.stages["differentiate"] = program
+            self.stages["rematerialise"] = program = rematerialise(program, made)
+        self.stages["merge"] = program = merge(program, builder)
+        self.backward = None if program.backward is None else Schedule(program.backward, builder, "backward")
+        self.forward = Schedule(program.forward, builder, "forward")
+        self._take(gradient, program)
+        self._bind(tensors, draft.captured)
+
+    def _bind(self, tensors: Sequence[Any], captured: set[int]) -> None:
+        """Find what is taken from outside among the tensors that the step reads."""
+        low = self.low
         slots = {tensor.node.order: slot for slot, tensor in enumerate(tensors) if tensor.node is not None}
-        outside = [(n, t) for n, t in enumerate(low.fixtures) if not isinstance(t, Recipe)]
-        low.bound = {n: slots[t.node.order] for n, t in outside if t.node is not None and t.node.order in slots}
-        taken = {n for n, t in outside if t.node is not None and t.node.order in draft.captured}
-        self.repeatable = taken <= low.bound.keys()
+        outside = [(n, t.node.order) for n, t in enumerate(low.fixtures) if not isinstance(t, Recipe) and t.node]
+        low.bound = {n: slots[order] for n, order in outside if order in slots}
+        self.repeatable = {n for n, order in outside if order in captured} <= low.bound.keys()
 
     def release(self) -> None:
         """Keep nothing alive of the trace: runs take what is outside anew."""
@@ -149,16 +135,48 @@ class Program:
         for n in low.bound:
             low.fixtures[n] = None
 
+    def _take(self, gradient: Gradient, program: Program) -> None:
+        """What the runs need to know."""
+        self.kept = program.saved
+        self.x_gradients, self.of_fixtures, self.unused = gradient.x, gradient.of_fixtures, gradient.unused
+        self.used_grams, self.used_sums, self.beside = gradient.gemms, gradient.sums, gradient.beside
+        self.times = {} if self.backward is None else self.backward.times
+        gemms = {} if self.backward is None else self.backward.gemms
+        self.gram_places = {i: (left, right) for (kind, i), (left, right) in gemms.items() if left is not None}
+
+    # --- Lower ---
+
+    def _lower(self, traced: TracedStep, source_keys: Sequence[RandomKey]) -> Program:
+        """The step on rows."""
+        keys = {int(key): ("step", i) for i, key in enumerate(traced.trace.draws.keys)}
+        keys |= {int(key): ("sequence", i) for i, key in enumerate(source_keys)}
+        self.low = low = Lowering(self.rows, self.dtype, keys)
+        for i, start in enumerate(traced.starts):
+            low.know(node_of(start), Row(low.step.input(("carry", i), (_size(start),)), start.shape[1:]))
+        for i, one in enumerate(traced.given):
+            found = Row(low.step.input(("x", i), (_size(one),)), one.shape[1:]) if one.ndim else Lone()
+            low.know(node_of(one), found)
+        low.run(traced.trace)
+        self.next = [self._row(part) for part in traced.after]
+        self.ys = [self._row(part) for part in traced.outputs]
+        self._limited()
+        self.y_dtypes = [part.dtype for part in traced.outputs]
+        self.y_shapes = [part.shape[1:] for part in traced.outputs]
+        wanted = [Wanted(node, ("next", i)) for i, node in enumerate(self.next)]
+        known = {node.number for node in self.next}
+        wanted += [Wanted(node, ("y", i)) for i, node in enumerate(self.ys) if node.number not in known]
+        return Program(Direction(given_of(low.step.nodes, False), tuple(wanted)))
+
     def _limited(self) -> None:
         """See that whole numbers stay below their limits from step to step."""
         for (name, i), limit in self.low.limits:
-            value = self.next[i] if name == "carry" else None
-            given = value is None or value.setting == (name, i)
-            if value is not None and not given and self.low.below.get(value.number, math.inf) > limit:
+            node = self.next[i] if name == "carry" else None
+            given = isinstance(node, Input) and node.source == (name, i)
+            if node is not None and not given and self.low.below.get(node.number, math.inf) > limit:
                 raise NotFused("a number in the carry may be beyond the table that it is looked up in")
 
-    def _row(self, tensor: Any) -> Value:
-        """The value of an output, in full."""
+    def _row(self, tensor: Any) -> Node:
+        """The node of an output, in full."""
         found = self.low.of(tensor)
         if isinstance(found, Lone):
             raise NotFused("an x without a batch axis is an output")
@@ -166,209 +184,25 @@ class Program:
             if tensor.dtype != self.dtype:
                 raise NotFused(f"an output of {tensor.dtype}")
             found = Row(self.low.beside(found, tensor, tensor.shape), tensor.shape[1:])
-        value = self.low.full(found)
-        if value.width == 0:
+        node = self.low.full(found)
+        if node.width == 0:
             raise NotFused("an output without elements")
-        return value
+        return node
 
-    def _flowing(
-        self, trace: list[Traced], starts: Any, given: Any, after: Any, outputs: Any, needs: Any, needs_x: Any
-    ) -> tuple[list[bool], list[bool]]:
-        """Through which parts of the carry gradients go, and to which outputs: as they would in the loop."""
-        flows = list(needs)
-        made = {x.node.order for x in (*starts, *given)} | {one.node.order for one in trace}
-        while True:
-            wanting = {x.node.order for x, flow in zip((*starts, *given), (*flows, *needs_x)) if flow}
 
-            def wants(tensor: Any, wanting: set[int] = wanting) -> bool:
-                if tensor.node is not None and tensor.node.order in made:
-                    return tensor.node.order in wanting
-                return bool(tensor._requires_grad)
-
-            for one in trace:
-                if any(w and wants(x) for w, x in zip(one.node.wanted, one.inputs) if x is not None):
-                    wanting.add(one.node.order)
-            found = [flow or wants(part) for flow, part in zip(flows, after)]
-            if found == flows:
-                return flows, [wants(one) for one in outputs]
-            flows = found
-
-    # --- The gradient ---
-
-    def _reverse(self, starts: Any, given: Any, after: Any, outputs: Any) -> None:
-        low, step = self.low, self.low.step
-        seeds: dict[int, tuple[Any, Value]] = {}  # by the clock numbers of the nodes
-        arriving = [
-            (tensor, step.input((name, i), value.width))
-            for name, tensors, values, flow in (
-                ("carry gradient", after, self.next, self.flows),
-                ("output gradient", outputs, self.ys, self.ys_flow),
-            )
-            for i, (tensor, value, flows) in enumerate(zip(tensors, values, flow))
-            if flows
-        ]
-        for tensor, value in arriving:
-            if tensor._requires_grad:  # else it is a constant, whatever arrives
-                known = seeds.get(tensor.node.order)
-                seeds[tensor.node.order] = (
-                    tensor,
-                    value if known is None else step.map(scalar.add, known[1], value),
-                )
-        used = dict.fromkeys([*low.vectors, *low.matrices, *low.per_row])
-        self.boundary = [n for n in used if low.tensors[n]._requires_grad]
-        if any(n in low.per_row for n in self.boundary):
-            raise NotFused("a fixed value with a batch axis needs a gradient")
-        wanted = [
-            *[one for one, flow in zip(starts, self.flows) if flow],
-            *[one for one, wants in zip(given, self.wants_x) if wants],
-            *[low.tensors[n] for n in self.boundary],
-        ]
-        tensors = [tensor for tensor, _ in seeds.values()]
-        ones: list[Any] = [_start(np.ones(tensor.shape, tensor.dtype), False) for tensor in tensors]
-        trace = Trace()
-        with enable_grad(), trace:
-            found = grad_up_to(tensors, wanted, ones, create_graph=True)
-        if self.listed:
-            self.traced.append(wengert([one.node for one in trace.done]))
-        for one, (_, value) in zip(ones, seeds.values()):
-            low.know(one.node, Row(value, one.shape[1:]))
-        forward = len(step.values)
-        low.run(trace)
-        results = iter(found)
-        of_carry = [next(results) if flow else None for flow in self.flows]
-        of_x = [next(results) if wants else None for wants in self.wants_x]
-        self.unused = {i for i, g in enumerate(of_carry) if g is None}
-        self.carry_gradients = [
-            self._gradient(g, value.width) if flow else None for g, flow, value in zip(of_carry, self.flows, self.next)
-        ]
-        self.x_gradients = [None if g is None else self._gradient(g, _size(one)) for g, one in zip(of_x, given)]
-        for n in self.boundary:
-            g = next(results)
-            if g is not None:
-                known = low.of(g)
-                if isinstance(known, Row):
-                    raise NotFused("a gradient of what is fixed is no sum over rows")
-                self.of_fixtures[n] = known
-        self._plan_backward(forward)
-
-    def _gradient(self, g: Any, width: int) -> Value:
-        step = self.low.step
-        if g is None:
-            return step.spread(step.constant(0.0), width)
-        found = self.low.of(g)
-        if isinstance(found, Fixed):
-            return self.low.step.spread(self.low.beside(found, g, g.shape), width)
-        if not isinstance(found, Row):
-            raise NotFused("a gradient of rows is a sum over them")
-        return self.low.full(found)
-
-    def _plan_backward(self, forward: int) -> None:
-        step, low = self.low.step, self.low
-        stored = {value.number: ("after", i) for i, value in enumerate(self.next)}
-        stored = {value.number: ("y", i) for i, value in enumerate(self.ys)} | stored
-        wanted = [Wanted(v, ("next", i)) for i, v in enumerate(self.carry_gradients) if v is not None]
-        wanted += [Wanted(v, ("dx", i)) for i, v in enumerate(self.x_gradients) if v is not None]
-        self._trim_totals()
-        rights = {low.grams[i][1].number: i for i in self.used_grams}
-        self.beside = {i: rights[low.sums[i].number] for i in self.used_sums if low.sums[i].number in rights}
-        self.used_sums -= self.beside.keys()
-        wanted += [Wanted(v, ("sum", i), True) for i, v in enumerate(low.sums) if i in self.used_sums]
-        given: dict[int, Key] = {}
-        carried = []
-        for value in step.values:
-            if value.operator == "input":
-                name, i = value.setting
-                given[value.number] = {
-                    "carry": ("state", i), "carry gradient": ("carry", i), "output gradient": ("dy", i),
-                }.get(name, (name, i))  # fmt: skip
-                if name == "carry gradient":
-                    carried.append(value)
-            elif value.operator == "vector":
-                given[value.number] = ("vector", value.setting)
-        given = {**{n: key for n, key in stored.items() if n not in given and n < forward}, **given}
-        sides = [side for i in self.used_grams for side in low.grams[i]]
-        self.kept = chosen([w.value for w in wanted] + sides, given, forward)
-        given |= {value.number: ("kept", i) for i, value in enumerate(self.kept)}
-        became, wanted = self._merged(wanted, sides, given, carried)
-        self._place_grams(wanted, given, became)
-        self.times = {key: v.width for v, key, _ in wanted if key[0] == "time"}
-        self.backward = Plan(step, given, wanted, carried, str(self.dtype), "backward")
-        for key, offset in [place for places in self.gram_places.values() for place in places]:
-            self.backward.place(key, offset)
-        if self.beside:
-            self.backward.place(ONES)
-
-    def _merged(
-        self, wanted: list[Wanted], more: list[Value], given: dict[int, Key], carried: list[Value]
-    ) -> tuple[dict[int, Value], list[Wanted]]:
-        """What the values wanted, and more, become when products are merged."""
-        leading = [w.value for w in wanted if w.key[0] == "next"]
-        numbers = [value.number for value in carried]
-        became = merged(self.low.step, [*[w.value for w in wanted], *more], leading, given, numbers)
-        return became, [w._replace(value=became[w.value.number]) for w in wanted]
-
-    def _place_grams(self, wanted: list[Wanted], given: dict[int, Key], became: dict[int, Value]) -> None:
-        """Choose where the sides of grams lie at all steps; those that do not yet are wanted too."""
-        products = [v for v in reachable(became.values(), given) if v.operator == "product" and v.number not in given]
-        whole = {
-            part.number: (join, offset)
-            for join in [product.operands[0] for product in products]
-            if join.operator == "join" and join.number not in given
-            for part, offset in zip(join.operands, join.setting)
-        }
-        lasting = {"state", "x", "dy", "after", "y", "kept"}
-        held = {number: key for number, key in given.items() if key[0] in lasting}
-        held |= {w.value.number: w.key for w in wanted if not w.add and w.key[0] == "dx"}
-
-        def place(side: Value) -> tuple[Key, int]:
-            base, offset = (side.operands[0], side.setting) if side.operator == "slice" else (side, 0)
-            if base.number not in held:
-                base, offset = whole.get(side.number, (side, 0))
-            if base.number not in held:
-                held[base.number] = ("time", sum(key[0] == "time" for key in held.values()))
-                wanted.append(Wanted(base, held[base.number]))
-            return held[base.number], offset
-
-        self.gram_places: dict[int, tuple[tuple[Key, int], tuple[Key, int]]] = {}
-        for i in self.used_grams:
-            left, right = self.low.grams[i]
-            self.gram_places[i] = place(became[left.number]), place(became[right.number])
-
-    def _trim_totals(self) -> None:
-        """Which sums and grams the gradients of fixtures are made of."""
-        self.used_sums: set[int] = set()
-        self.used_grams: list[int] = []
-        stack = list(self.of_fixtures.values())
-        while stack:
-            one = stack.pop()
-            if not isinstance(one, Total):
-                continue
-            made = self.low.totals[one.number]
-            if isinstance(made, tuple) and made[0] == "sum":
-                self.used_sums.add(made[1])
-            elif isinstance(made, tuple) and made[0] == "gram":
-                if made[1] not in self.used_grams:
-                    self.used_grams.append(made[1])
-            else:
-                stack += made.operands
-
-    def _forwards(self) -> Plan:
-        step = self.low.step
-        given: dict[int, Key] = {}
-        carried = []
-        for value in step.values:
-            if value.operator == "input" and "gradient" not in value.setting[0]:
-                given[value.number] = value.setting
-                if value.setting[0] == "carry":
-                    carried.append(value)
-            elif value.operator == "vector":
-                given[value.number] = ("vector", value.setting)
-        wanted = [Wanted(value, ("next", i)) for i, value in enumerate(self.next)]
-        known = {value.number for value in self.next}
-        wanted += [Wanted(value, ("y", i)) for i, value in enumerate(self.ys) if value.number not in known]
-        wanted += [Wanted(value, ("kept", i)) for i, value in enumerate(self.kept)]
-        _, wanted = self._merged(wanted, [], given, carried)
-        return Plan(step, given, wanted, carried, str(self.dtype), "forward")
+def _one_step(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any, needs_x: Sequence[bool]
+) -> tuple[TracedStep, Any, Any]:
+    """One step run: what it did, and the carry and y that it returned."""
+    differentiable = thread.state.enabled
+    starts = [_start(part._array, differentiable) for part in leaves(carry)]
+    given = [_start(one._array, differentiable and wants) for one, wants in zip(leaves(x), needs_x)]
+    trace = Trace([*starts, *given])
+    quiet = np.errstate(all="ignore")  # padding may be anything
+    with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
+        made, y = step(like(carry, iter(starts)), like(x, iter(given)))
+    trace.check()
+    return TracedStep(trace, starts, given, list(leaves(made)), list(leaves(y))), made, y
 
 
 def _size(tensor: Any) -> int:
@@ -378,7 +212,7 @@ def _size(tensor: Any) -> int:
 def _start(array: Any, wants: bool) -> Tensor:
     """A leaf, with a node of its own even where it is a constant."""
     made = Tensor(array)
-    made.node = Node.leaf(array)
+    made.node = tape.Node.leaf(array)
     if wants and array.dtype.kind == "f":
         made.requires_grad = True
     return made

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import settings
+from ..ir.program import Key
 from ..kernels.codegen import jit
 from ..kernels.runtime.table import Address, Head, Slot
-from .build import ONES, Program
+from .build import Planned
 from .homes import Homes
 from .layout import SAVED, WORK, Layout, WeightGradient
 from .outside import Bound, Fixtures
-from .plan import Key, Plan
+from .passes.schedule import ONES, Schedule
 from .trace import NotFused
 
 
@@ -61,7 +62,7 @@ class Compiled:
         holds: whether what runs take from outside may be kept alive between them.
     """
 
-    def __init__(self, program: Program, holds: bool) -> None:
+    def __init__(self, program: Planned, holds: bool) -> None:
         self.program, self._holds = program, holds
         numbers = [value.number for value in program.next]
         #: For each output the part of the carry that it is, or None; and the parts that are outputs.
@@ -117,7 +118,7 @@ class Compiled:
                 raise NotFused.failed(trouble) from trouble
         return found
 
-    def _sealed(self, layout: Layout, plan: Plan, strides: Any, gradients: Sequence[WeightGradient] = ()) -> Layout:
+    def _sealed(self, layout: Layout, plan: Schedule, strides: Any, gradients: Sequence[WeightGradient] = ()) -> Layout:
         functions = self._functions.get(plan.name)
         if functions is None:
             numbers = len(Head) + len(Slot) * len(plan.places)
@@ -135,10 +136,10 @@ class Compiled:
             for i, value in enumerate(self.program.next)
         ]
         for i, mask in enumerate(self.program.low.masks):
-            count = steps if mask.kind == "step" else 1
+            count = steps if mask.origin == "step" else 1
             address = layout.room(block, count, rows, mask.width)
             layout.spot(("mask", i), address, count, rows * mask.width)
-            if mask.kind == "step":
+            if mask.origin == "step":
                 layout.over_time(("mask", i), address, mask.width, first, forwards)
             else:
                 layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..autograd.tape import Place, enable_grad
-from ..program.step import Value, listed, reachable
-from .build import Program
+from ..ir.nodes import listed, reachable
+from .build import Planned
 from .forms import Recipe
-from .plan import Plan, Product, RowPhase
+from .passes.levels import Level
+from .passes.schedule import RowPhase, Schedule
 from .run import explaining
 
 
@@ -18,13 +19,13 @@ class Explanation:
 
     Attributes:
         fused: whether all of them become kernels.
-        parts: for each its place, a `Program` or the reason why there is none, and why its engine leaves it eager
+        parts: for each its place, a `Planned` or the reason why there is none, and why its engine leaves it eager
             though there is one ("" where it does not).
     """
 
     def __init__(self, parts: Sequence[tuple[Place, Any, str]], names: dict[int, str]) -> None:
         self.parts, self._names = list(parts), names
-        self.fused = bool(parts) and all(isinstance(found, Program) and not left for _, found, left in parts)
+        self.fused = bool(parts) and all(isinstance(found, Planned) and not left for _, found, left in parts)
 
     def __str__(self) -> str:
         if not self.parts:
@@ -35,21 +36,21 @@ class Explanation:
 
     def _part(self, place: Place, found: Any, left: str) -> Iterator[str]:
         where = f"{place.cell}, layer {place.layer}{', in reverse' if place.reverse else ''}"
-        if not isinstance(found, Program):
+        if not isinstance(found, Planned):
             yield f"{where}: runs eagerly, step by step"
             yield f"  because {found}"
             return
         yield f"{where}: fused" if not left else f"{where}: runs eagerly, as {left}; fused it would be this:"
-        yield f"  {found.dtype}, {len(found.low.step.values)} values, {len(found.kept)} kept for the gradient"
-        names = self._named(found)
+        yield f"  {found.dtype}, {len(found.low.step.nodes)} values, {len(found.kept)} saved for the gradient"
+        names, labels = self._named(found), found.low.step.labels
         outside = ", ".join(dict.fromkeys(names.values())) or "no others"
         yield from _section("1. One step, as traced", found.traced[0].splitlines())
         yield from _section(
             f"2. The same on rows, each value once; from outside come {outside}",
-            listed([*found.next, *found.ys], names),
+            listed(reachable([*found.next, *found.ys]), names, labels),
         )
         yield from _section("3. In order: hoisted, step by step, sunk; one loop wherever no product lies between",
-                            _plan(found.forward, names))  # fmt: skip
+                            _phases(found.forward, names, labels))  # fmt: skip
         if found.backward is None:
             yield "no gradient is asked for"
             return
@@ -57,11 +58,11 @@ class Explanation:
             "4. The gradient of one step, by the operations' own derivatives", found.traced[1].splitlines()
         )
         kept = [f"{value!r}" for value in found.kept]
-        yield from _section("5. Kept by the forward run; all else is computed again", kept or ["nothing"])
-        yield from _section("6. In order, from the last step to the first", _plan(found.backward, names))
-        yield from _section("7. Summed over all steps at once, behind the loop", _sums(found, names))
+        yield from _section("5. Saved by the forward run; all else is computed again", kept or ["nothing"])
+        yield from _section("6. In order, from the last step to the first", _phases(found.backward, names, labels))
+        yield from _section("7. Summed over all steps at once, behind the loop", _sums(found))
 
-    def _named(self, program: Program) -> dict[str, str]:
+    def _named(self, program: Planned) -> dict[str, str]:
         """Names for what the step takes from outside: w0, v1, ... become those of parameters, where they have one."""
         low, found = program.low, {}
         for letter, numbers in (("w", low.matrices), ("v", low.vectors)):
@@ -108,45 +109,36 @@ def _section(title: str, lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
         yield f"    {line}"
 
 
-_LEVELS = (
-    "before, for many steps at once: needs no state",
-    "at every step",
-    "behind, for many steps at once: no later step needs it",
-)
+_LEVELS = {
+    Level.PROLOGUE: "prologue, for many steps at once: needs no state",
+    Level.LOOP: "loop, at every step",
+    Level.EPILOGUE: "epilogue, for many steps at once: no later step needs it",
+}
 
 
-def _plan(plan: Plan, names: dict[str, str]) -> Iterator[str]:
-    level = None
-    for phase in plan.phases:
-        if phase.level != level:
+def _phases(schedule: Schedule, names: dict[str, str], labels: dict[int, str]) -> Iterator[str]:
+    memory, level = list(schedule.places), None
+
+    def named(slot: int) -> str:
+        (kind, number), offset = memory[slot]
+        return f"{kind} {number}" + (f"[{offset}:]" if offset else "")
+
+    for phase in schedule.phases:
+        if phase.level is not level:
             level = phase.level
             yield f"{_LEVELS[level]}:"
-        if isinstance(phase, Product):
-            onto = ", added onto what lies there" if phase.onto else ""
-            yield f"  {phase.value.operator.ljust(7)}  {next(listed([phase.value], names, alone=True))}{onto}"
-        elif isinstance(phase, RowPhase):
-            made = [v for v in reachable([s.value for s in phase.stores], phase.known) if v.number not in phase.known]
-            yield f"  a loop over the row: {len(made)} values, {len(phase.stores)} stored"
-            used = {operand.number for value in made for operand in value.operands} & phase.known
-            read = [value for value in reachable(made, phase.known) if value.number in used]
-            yield from (f"    {value.name} from {_place(plan, value)}" for value in read)
-            for line in listed(made, names, alone=True):
-                yield f"    {line}"
-            for store in phase.stores:
-                yield f"    {_key(plan, store.at.place)} {'+=' if store.add else '='} {store.value.name}"
+        if not isinstance(phase, RowPhase):
+            added = ", added onto what lies there" if phase.accumulate else ""
+            yield f"  {phase.node.kind.ljust(7)}  {next(listed([phase.node], names, labels))}{added}"
+            continue
+        yield f"  a loop over the row: {len(phase.made)} values, {len(phase.stores)} stored"
+        yield from (f"    {node.name} from {named(at.slot)}" for node, at in phase.read)
+        yield from (f"    {line}" for line in listed(phase.made, names, labels))
+        for store in phase.stores:
+            yield f"    {named(store.at.slot)} {'+=' if store.add else '='} {store.node.name}"
 
 
-def _key(plan: Plan, place: int) -> str:
-    (kind, number), offset = plan.places[place]
-    return f"{kind} {number}" + (f"[{offset}:]" if offset else "")
-
-
-def _place(plan: Plan, value: Value) -> str:
-    """Where a value lies that is read."""
-    return _key(plan, plan.located(value))
-
-
-def _sums(program: Program, names: dict[str, str]) -> Iterator[str]:
+def _sums(program: Planned) -> Iterator[str]:
     low = program.low
     for i in program.used_grams:
         left, right = low.grams[i]

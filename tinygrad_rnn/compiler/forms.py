@@ -6,13 +6,13 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-from ..program.step import Value
+from ..ir.nodes import Node
 
 
 class Row(NamedTuple):
     """A tensor (B, *shape) whose rows do not mix. Where the value's width is 1, it is the same all along the row."""
 
-    value: Value
+    value: Node
     shape: tuple[int, ...]
 
     @property
@@ -39,25 +39,13 @@ class Tall(NamedTuple):
 class Turned(NamedTuple):
     """Rows as columns."""
 
-    values: tuple[Value, ...]
+    values: tuple[Node, ...]
 
 
 class Total(NamedTuple):
     """A sum over all rows and steps, or something linear made of such; `number` of `Totals`."""
 
     number: int
-
-
-class Mask(NamedTuple):
-    """Random numbers of an op: 0 with probability p, else 1 / (1 - p); with p None, standard Gumbel noise.
-
-    `kind` says what `key` is: the number of one among those drawn by a "step", or for the "sequence", or "fixed".
-    """
-
-    kind: str
-    key: int
-    p: float | None
-    width: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)

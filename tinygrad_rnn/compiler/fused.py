@@ -14,17 +14,17 @@ from ..autograd.replay import joined, redirected
 from ..autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ..autograd.tensor import Tensor
 from ..errors import GraphError
+from ..ir.program import Key
 from ..kernels.random import gumbels, masks
 from ..kernels.runtime import threads
 from ..kernels.runtime.pool import Block, address_of, empty, readable
 from ..ops.random import Draws, fresh_keys
 from ..ops.shape import astype
 from . import layout as layouts
-from .build import ONES
 from .compiled import Compiled
 from .front.reads import Reads
 from .layout import LIVE, SAVED, WORK, Layout
-from .plan import Key
+from .passes.schedule import ONES
 from .ragged import Ragged
 from .trace import NotFused
 
@@ -163,10 +163,10 @@ class _Run:
         with self.draws:
             drawn = fresh_keys(program.draws, self.steps)
         for i, mask in enumerate(program.low.masks):
-            if mask.kind == "step":
+            if mask.origin == "step":
                 keys = drawn[mask.key] if self.forwards else drawn[mask.key][::-1]
             else:
-                keys = np.array([self.keys[mask.key] if mask.kind == "sequence" else mask.key])
+                keys = np.array([self.keys[mask.key] if mask.origin == "sequence" else mask.key])
             keys, room = np.ascontiguousarray(keys, np.uint64), block.array(*layout.spots["mask", i], program.dtype)
             if mask.p is None:
                 gumbels(keys, room)

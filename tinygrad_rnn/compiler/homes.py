@@ -10,11 +10,11 @@ import numpy as np
 from ..autograd.backward import grad_up_to
 from ..autograd.tape import root_of
 from ..autograd.tensor import Tensor
+from ..ir.program import Key
 from ..kernels.runtime.pool import address_of, empty, zeros
-from .build import Program
+from .build import Planned
 from .forms import Recipe, Total
 from .outside import Fixtures, Totals
-from .plan import Key
 
 
 class Home(NamedTuple):
@@ -42,16 +42,17 @@ class Homes:
         grams: the shapes of those that are not. Sums beside a gram are among both.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Planned) -> None:
         low = program.low
         self.program, self.dtype = program, program.dtype
         self.outer = [n for n, t in enumerate(low.fixtures) if not isinstance(t, Recipe) and t._requires_grad]
         self._likes = [(low.fixtures[n].shape, low.fixtures[n].dtype) for n in self.outer]
         self._homes: dict[int, Home] = {}
+        places = {n: i for i, n in enumerate(self.outer)}
         for n in program.of_fixtures:
             root, part = self._traced(n)
-            if root in self.outer and _is_view(part, low.fixtures[root].shape):
-                self._homes[n] = Home(self.outer.index(root), part)
+            if root in places and _is_view(part, low.fixtures[root].shape):
+                self._homes[n] = Home(places[root], part)
         self.complete = len(self._homes) == len(program.of_fixtures)
         #: For each tensor whether nothing of its gradient is written twice; and whether it begins as zeros: where
         #: something is, or is not written at all.
@@ -99,13 +100,13 @@ class Homes:
         while isinstance(made, Recipe):
             if not getattr(made.op, "view", False):
                 return -1, lambda array: array
-            views.insert(0, made)
+            views.append(made)
             n = made.operands[0].number
             made = self.program.low.fixtures[n]
 
         def part(array: Any) -> Any:
             view = array
-            for made in views:
+            for made in reversed(views):
                 view = made.op.forward([view], made.settings)
             return view
 

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..ir.nodes import Block, Kth, Lookup, Product
+from ..ir.program import Key
 from ..kernels.runtime import threads
 from ..kernels.runtime.interpreter import BLOCK, WIDE, interpreter, patching
 from ..kernels.runtime.table import Address, Entry, Gemm, Head, Kind, Panels, Side, Slot, Target, phase, template
-from ..program.step import Block
-from .plan import Key, Plan, Product
+from .passes.schedule import RowPhase, Schedule
+from .trace import NotFused
 
 #: Multiplications below which one thread does all: waking another takes longer.
 SMALL = 3_000_000
@@ -104,7 +106,7 @@ class Layout:
 
     def seal(
         self,
-        plan: Plan,
+        plan: Schedule,
         functions: Mapping[str, int],
         strides: Sequence[tuple[int, int]],
         gradients: Sequence[WeightGradient] = (),
@@ -112,7 +114,7 @@ class Layout:
         """All is placed: make the table. `strides` are those of the matrices."""
         size, rows, steps = self.dtype.itemsize, self.rows, self.steps
         self._lanes = 64 // size  # of the widest vectors there are
-        products = [p for p in plan.phases if isinstance(p, Product) and p.value.operator == "product"]
+        products = [p for p in plan.phases if not isinstance(p, RowPhase) and isinstance(p.node, Product)]
         work = sum(p.inner * p.width for p in products)
         work += sum(gradient.columns * width for gradient in gradients for _, width, *_ in gradient.partners)
         self.shards = shards = 1 if work * steps * rows < SMALL or rows < 2 else min(self._most, rows)
@@ -145,16 +147,16 @@ class Layout:
         self._patch = patching().patch
 
     def _panels(
-        self, products: Sequence[Product], strides: Sequence[tuple[int, int]]
+        self, products: Sequence[Any], strides: Sequence[tuple[int, int]]
     ) -> tuple[list[Entry], dict[tuple[Block, ...], Address]]:
         """What packs the matrices of products, and where the panels of each lie."""
         panels: list[Entry] = []
         packed: dict[tuple[Block, ...], Address] = {}
         for p in products:
-            if p.setting in packed:
+            if p.node.blocks in packed:
                 continue
-            target = packed[p.setting] = self.room(WORK, (p.width + self._lanes) * p.inner + 1024)
-            for number, turned, above, left, inner, width in p.setting:
+            target = packed[p.node.blocks] = self.room(WORK, (p.width + self._lanes) * p.inner + 1024)
+            for number, turned, above, left, inner, width in p.node.blocks:
                 row, column = strides[number][::-1] if turned else strides[number]
                 panels += Panels.filled(
                     source=Address(("matrix", number)), row=row, column=column, inner=inner, width=width,
@@ -164,32 +166,35 @@ class Layout:
 
     def _phases(
         self,
-        plan: Plan,
+        plan: Schedule,
         functions: Mapping[str, int],
         strides: Sequence[tuple[int, int]],
         packed: Mapping[Any, Address],
     ) -> list[Entry]:
         made: list[Entry] = []
         for one in plan.phases:
-            if not isinstance(one, Product):
+            if isinstance(one, RowPhase):
                 made += phase(Kind.ROWS, one.level, function=functions[one.name])
-            elif one.value.operator == "lookup":
-                number, _ = one.setting
-                row, column = strides[number]
+                continue
+            node = one.node
+            if isinstance(node, Lookup):
+                row, column = strides[node.matrix]
                 made += phase(
-                    Kind.LOOKUP, one.level, source=one.source, target=one.target, matrix=Address(("matrix", number)),
-                    row=row, column=column, width=one.width,
+                    Kind.LOOKUP, one.level, source=one.source, target=one.target,
+                    matrix=Address(("matrix", node.matrix)), row=row, column=column, width=one.width,
                 )  # fmt: skip
-            elif one.value.operator == "kth":
-                made += phase(Kind.KTH, one.level, source=one.source, target=one.target, k=one.setting, width=one.inner)
+            elif isinstance(node, Kth):
+                made += phase(Kind.KTH, one.level, source=one.source, target=one.target, k=node.k, width=one.inner)
+            elif isinstance(node, Product):
+                made += phase(
+                    Kind.PRODUCT, one.level, source=one.source, target=one.target, panels=packed[node.blocks],
+                    inner=one.inner, width=one.width, accumulate=int(one.accumulate),
+                )  # fmt: skip
             else:
-                made += phase(
-                    Kind.PRODUCT, one.level, source=one.source, target=one.target, panels=packed[one.setting],
-                    inner=one.inner, width=one.width, accumulate=int(one.onto),
-                )  # fmt: skip
+                raise NotFused(f"no kernel multiplies {node!r}")
         return made
 
-    def _gemms(self, plan: Plan, gradients: Sequence[WeightGradient]) -> tuple[list[Entry], int]:
+    def _gemms(self, plan: Schedule, gradients: Sequence[WeightGradient]) -> tuple[list[Entry], int]:
         """The weight gradients, those of the same right sides together, and the bytes in which a shard gathers them."""
         made: list[Entry] = []
         panels = 0
@@ -199,9 +204,9 @@ class Layout:
         for rights, several in together.items():
             made += Gemm.filled(lefts=len(several), rights=len(rights))
             for right, width in rights:
-                made += Side.filled(slot=plan.place(*right), columns=width)
+                made += Side.filled(slot=plan.slot(*right), columns=width)
             for gradient in several:
-                made += Side.filled(slot=plan.place(*gradient.left), columns=gradient.columns)
+                made += Side.filled(slot=plan.slot(*gradient.left), columns=gradient.columns)
                 for *_, key, row in gradient.partners:
                     made += Target.filled(address=Address(key), row=row)
             panels = max(panels, sum(width + self._lanes for _, width in rights))

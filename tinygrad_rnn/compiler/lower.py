@@ -8,18 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..autograd.tape import Node, thread
+from ..autograd import tape
+from ..autograd.tape import thread
 from ..autograd.tensor import Tensor
+from ..ir.builder import Builder
+from ..ir.nodes import Draw, Map, Node
 from ..ops.op import Elementwise
 from ..ops.shape import permute_dims
-from ..program.step import Step, Value
-from .forms import Fixed, Lone, Mask, Recipe, Row, Tall, Total, Turned
+from .forms import Fixed, Lone, Recipe, Row, Tall, Total, Turned
 from .rules import RULES
 from .trace import NotFused, Trace, Traced
+
+T = TypeVar("T")
+
+
+class Numbered(list[T]):
+    """Different things, numbered in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._places: dict[T, int] = {}
+
+    def place(self, thing: T) -> int:
+        """The number of a thing, which may be new."""
+        found = self._places.setdefault(thing, len(self))
+        if found == len(self):
+            self.append(thing)
+        return found
 
 
 class Lowering:
@@ -28,26 +46,28 @@ class Lowering:
     Attributes:
         step: the values over rows.
         fixtures: tensors from outside, or recipes.
-        vectors, matrices, per_row: for each of those that the program uses, its number among the fixtures.
+        vectors, matrices, per_row: the numbers among the fixtures of those that the program uses.
         bound: for fixtures that are tensors of what the step is made of, the place there.
-        masks: of random ops, each an input ("mask", i) of the step.
+        masks: what random ops draw, in the order of making.
         sums, grams: values summed over all rows, and pairs of values whose products are.
         totals: ("sum", i), ("gram", i), or recipes.
     """
 
     def __init__(self, rows: int, dtype: np.dtype[Any], keys: Mapping[int, tuple[str, int]]) -> None:
         self.rows, self.dtype = rows, dtype
-        self.step = Step()
+        self.step = Builder(str(dtype))
         self.fixtures: list[Any] = []
         self.tensors: list[Any] = []  # of the fixtures, as the trace made them
-        self.vectors: list[int] = []
-        self.matrices: list[int] = []
-        self.per_row: list[int] = []
+        self._plain: list[bool] = []  # whether each is made of plain numbers alone
+        self.vectors = Numbered[int]()
+        self.matrices = Numbered[int]()
+        self.per_row = Numbered[int]()
         self.bound: dict[int, int] = {}
-        self.masks: list[Mask] = []
-        self.sums: list[Value] = []
-        self.grams: list[tuple[Value, Value]] = []
+        self.masks: list[Draw] = []
+        self.sums = Numbered[Node]()
+        self.grams = Numbered[tuple[Node, Node]]()
         self.totals: list[Any] = []
+        self._totals: dict[Any, Total] = {}  # those that are no recipes
         #: For whole numbers that the step makes, what they are below; and what those given must be below.
         self.below: dict[int, int] = {}
         self.limits: list[tuple[tuple[str, int], int]] = []
@@ -61,26 +81,32 @@ class Lowering:
 
     # --- What is known ---
 
-    def know(self, node: Node, found: Any) -> None:
+    def know(self, node: tape.Node, found: Any) -> None:
         """Remember what a value of the trace is, by the node that made it."""
         self.known[node.order] = found
 
     def of(self, tensor: Any) -> Any:
         """What a tensor is: as known, or else something fixed from outside."""
         if tensor.node is None:
-            tensor.node = Node.leaf(tensor._array)
+            tensor.node = tape.Node.leaf(tensor._array)
         found = self.known.get(tensor.node.order)
         if found is None:
-            found = self.fixed(tensor, tensor)
+            is_number = tensor.node.order in self.numbers
+            found = self.fixed(tensor, tensor, is_number)
             self.know(tensor.node, found)
-            if tensor.node.order in self.numbers:
+            if is_number:
                 self.plain[found.number] = float(self.numbers[tensor.node.order])
         return found
 
-    def fixed(self, made: Any, tensor: Any) -> Fixed:
+    def fixed(self, made: Any, tensor: Any, is_number: bool = False) -> Fixed:
         """A new fixture."""
         self.fixtures.append(made)
         self.tensors.append(tensor)
+        if isinstance(made, Recipe):
+            plain = all(operand is None or self._plain[operand.number] for operand in made.operands)
+        else:
+            plain = is_number
+        self._plain.append(plain)
         return Fixed(len(self.fixtures) - 1)
 
     def run(self, trace: Trace) -> None:
@@ -99,13 +125,8 @@ class Lowering:
                     made = self._lowered(one, operands)
                 except NotFused as trouble:
                     raise NotFused(f"{one.op.name}: {trouble}", one.where) from None
-                if (
-                    isinstance(made, Row)
-                    and one.node.label
-                    and made.value.label is None
-                    and made.value.operator == "map"
-                ):
-                    made.value.label = one.node.label
+                if isinstance(made, Row) and one.node.label and isinstance(made.value, Map):
+                    self.step.labels.setdefault(made.value.number, one.node.label)
             self.know(one.node, made)
 
     # --- Operations ---
@@ -137,9 +158,9 @@ class Lowering:
                 values[name] = self.numeral(float(given))
         return Row(self.expression(op.expression, values), shape[1:])
 
-    def expression(self, expression: Any, values: dict[str, Value]) -> Value:
+    def expression(self, expression: Any, values: dict[str, Node]) -> Node:
         """An expression on values."""
-        found: dict[int, Value] = {}
+        found: dict[int, Node] = {}
         for e in expression.schedule():
             if e.primitive is not None:
                 found[id(e)] = self.step.map(e.primitive, *[found[id(operand)] for operand in e.operands])
@@ -147,12 +168,12 @@ class Lowering:
                 found[id(e)] = values[e.name] if e.name is not None else self.step.constant(float(e.value or 0))
         return found[id(expression)]
 
-    def numeral(self, number: float) -> Value:
+    def numeral(self, number: float) -> Node:
         """A number of the user's: in the kernel's text where it is a plain one, else handed over."""
         is_plain = number in _PLAIN and not (number == 0.0 and math.copysign(1.0, number) < 0.0)
         return self.step.constant(number) if is_plain else self.given(number)
 
-    def given(self, number: float) -> Value:
+    def given(self, number: float) -> Node:
         """A number that is handed over, so that another compiles nothing."""
         found = self._numbers.get(number.hex())
         if found is None:
@@ -160,13 +181,11 @@ class Lowering:
             found = self._numbers[number.hex()] = self.fixed(tensor, tensor)
         return self.vector(found, 1)
 
-    def vector(self, fixed: Fixed, width: int) -> Value:
+    def vector(self, fixed: Fixed, width: int) -> Node:
         """A fixture as the same values for all rows."""
-        if fixed.number not in self.vectors:
-            self.vectors.append(fixed.number)
-        return self.step.vector(self.vectors.index(fixed.number), width)
+        return self.step.captured(self.vectors.place(fixed.number), (width,))
 
-    def beside(self, x: Any, tensor: Any, shape: tuple[int, ...]) -> Value:
+    def beside(self, x: Any, tensor: Any, shape: tuple[int, ...]) -> Node:
         """An operand as a value that goes with a row tensor of this shape."""
         if not shape or shape[0] != self.rows:
             raise NotFused("its result is not one row for each row of the batch")
@@ -181,7 +200,7 @@ class Lowering:
         own = array.shape
         if array.dtype.kind == "f" and array.dtype != self.dtype:
             raise NotFused(f"{array.dtype} meets {self.dtype}")
-        if array.size == 1 and self.constant(x):
+        if array.size == 1 and self._plain[x.number]:
             return self.numeral(self.plain.get(x.number, float(array.reshape(()))))
         if array.dtype.kind not in "f":
             raise NotFused(f"a fixed value of {array.dtype}")
@@ -190,22 +209,13 @@ class Lowering:
         if len(own) == len(shape) and own[0] == self.rows and self.rows > 1:
             if own[1:] != features and math.prod(own[1:]) != 1:
                 raise NotFused(f"{own} is broadcast to {shape} in part")
-            if x.number not in self.per_row:
-                self.per_row.append(x.number)
-            return self.step.input(("row", self.per_row.index(x.number)), math.prod(own[1:]))
+            return self.step.input(("row", self.per_row.place(x.number)), (math.prod(own[1:]),))
         bare = own[1:] if len(own) == len(shape) else own
         if math.prod(bare) == math.prod(features) and bare == features[len(features) - len(bare) :]:
             return self.vector(x, array.size)
         raise NotFused(f"{own} is broadcast to {shape} in part")
 
-    def constant(self, x: Fixed) -> bool:
-        """Whether a fixture is a plain number, or made of such alone."""
-        made = self.fixtures[x.number]
-        if isinstance(made, Recipe):
-            return all(operand is None or self.constant(operand) for operand in made.operands)
-        return x.number in self.plain
-
-    def counted(self, width: int) -> Value:
+    def counted(self, width: int) -> Node:
         """The numbers 0, 1, ..., width - 1."""
         if width > exact(self.dtype):
             raise NotFused(f"whole numbers up to {width} are not exact in {self.dtype}")
@@ -215,16 +225,17 @@ class Lowering:
             found = self._counts[width] = self.fixed(tensor, tensor)
         return self.vector(found, width)
 
-    def mask(self, key: int, p: float | None, width: int) -> Value:
+    def mask(self, key: int, p: float | None, width: int) -> Node:
         """What `dropped` multiplies by, or with p None what `noisy` adds."""
-        mask = Mask(*self._keys.get(key, ("fixed", key)), p, width)
-        if mask not in self.masks:
-            self.masks.append(mask)
-        return self.step.input(("mask", self.masks.index(mask)), width)
+        count = len(self.step.nodes)
+        made = self.step.draw(*self._keys.get(key, ("fixed", key)), p, (width,))
+        if made.number == count:
+            self.masks.append(made)
+        return made
 
-    def full(self, row: Row) -> Value:
+    def full(self, row: Row) -> Node:
         """The value with all numbers of a row."""
-        return row.value if row.value.width == row.size else self.step.spread(row.value, row.size)
+        return row.value if row.value.width == row.size else self.step.broadcast(row.value, (row.size,))
 
     def matrix(self, x: Any) -> int:
         """The number of a fixture among the matrices."""
@@ -232,15 +243,17 @@ class Lowering:
             raise NotFused("it is no product of rows with a fixed matrix")
         if self.tensors[x.number].dtype != self.dtype:
             raise NotFused(f"{self.tensors[x.number].dtype} meets {self.dtype}")
-        if x.number not in self.matrices:
-            self.matrices.append(x.number)
-        return self.matrices.index(x.number)
+        return self.matrices.place(x.number)
 
-    def product(self, x: Row, weight: Any, turned: bool, width: int) -> Value:
+    def product(self, x: Row, weight: Any, turned: bool, width: int) -> Node:
         """x @ weight, or its transpose; a matrix that is itself the transpose of another is read as that one."""
-        made = self.fixtures[weight.number] if isinstance(weight, Fixed) else None
-        if isinstance(made, Recipe) and made.op is permute_dims.op and made.settings["axes"] in (None, (1, 0)):
-            return self.product(x, made.operands[0], not turned, width)
+        while isinstance(weight, Fixed):
+            made = self.fixtures[weight.number]
+            if not isinstance(made, Recipe) or made.op is not permute_dims.op:
+                break
+            if made.settings["axes"] not in (None, (1, 0)):
+                break
+            weight, turned = made.operands[0], not turned
         return self.step.product(self.full(x), self.matrix(weight), turned, width)
 
     def rowed(self, x: Any) -> Row:
@@ -261,7 +274,7 @@ class Lowering:
             rows = operands[1].rows if isinstance(operands[1], Tall) else (operands[1],)
             if len(rows) == len(first.values) and all(len(row.shape) == 1 for row in rows):
                 pairs = zip(first.values, map(self.full, rows))
-                return self.added([self.total(("gram", self._gram(left, right))) for left, right in pairs])
+                return self.added([self.total(("gram", self.grams.place(pair))) for pair in pairs])
         elif self._linear(one, operands):
             same = one.made.dtype == one.inputs[0].dtype and one.made.shape == one.inputs[0].shape
             if same and name in ("astype", "reshape", "broadcast_to"):
@@ -269,7 +282,7 @@ class Lowering:
             made = self.totals[first.number] if isinstance(first, Total) else None
             if name == "permute_dims" and isinstance(made, tuple) and made[0] == "gram":
                 left, right = self.grams[made[1]]
-                return self.total(("gram", self._gram(right, left)))
+                return self.total(("gram", self.grams.place((right, left))))
             return self.total(Recipe(one.op, tuple(operands), one.settings))
         raise NotFused("a sum over all rows goes on into something that is not linear")
 
@@ -285,26 +298,23 @@ class Lowering:
             made = self.total(Recipe("add", (made, other), {}))
         return made
 
-    def _gram(self, left: Value, right: Value) -> int:
-        if (left, right) not in self.grams:
-            self.grams.append((left, right))
-        return self.grams.index((left, right))
-
     def total(self, made: Any) -> Total:
-        """A new total."""
-        if made not in self.totals if not isinstance(made, Recipe) else True:
+        """A total that is made so; what is no recipe is one total."""
+        if isinstance(made, Recipe):
             self.totals.append(made)
-        return Total(self.totals.index(made) if not isinstance(made, Recipe) else len(self.totals) - 1)
+            return Total(len(self.totals) - 1)
+        if made not in self._totals:
+            self.totals.append(made)
+            self._totals[made] = Total(len(self.totals) - 1)
+        return self._totals[made]
 
     def reshaped(self, total: Total, shape: tuple[int, ...]) -> Total:
         """The same numbers in another shape."""
         return self.total(Recipe("reshape", (total,), {"shape": shape}))
 
-    def summed(self, value: Value) -> Total:
+    def summed(self, value: Node) -> Total:
         """The sum of a value over all rows and steps."""
-        if value not in self.sums:
-            self.sums.append(value)
-        return self.total(("sum", self.sums.index(value)))
+        return self.total(("sum", self.sums.place(value)))
 
 
 def exact(dtype: np.dtype[Any]) -> int:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.tape import root_of, thread
+from ..ir.program import Key
 from ..kernels.runtime.pool import address_of, readable
 from ..ops.op import Elementwise
 from .forms import Recipe, Total
 from .lower import Lowering
-from .plan import Key
 from .trace import NotFused
 
 
@@ -46,12 +46,20 @@ class Fixtures:
         return made
 
     def __getitem__(self, number: int) -> Any:
-        found = self._known.get(number)
-        if found is None:
-            made = self.low.fixtures[number]
-            operands = [None if o is None else self[o.number] for o in made.operands]
-            found = self._known[number] = replayed(made, operands)
-        return found
+        stack = [number]
+        while stack:
+            n = stack[-1]
+            if n in self._known:
+                stack.pop()
+                continue
+            made = self.low.fixtures[n]
+            missing = [o.number for o in made.operands if o is not None and o.number not in self._known]
+            if missing:
+                stack += missing
+                continue
+            operands = [None if o is None else self._known[o.number] for o in made.operands]
+            self._known[n] = replayed(made, operands)
+        return self._known[number]
 
     def of_shape(self, number: int, shape: tuple[int, ...]) -> Any:
         """The array of a fixture, where it is as large as kernels take it for.
@@ -101,17 +109,27 @@ class Totals:
 
     def of(self, total: Any) -> Any:
         """The array of a total, or of a fixture."""
-        if not isinstance(total, Total):
-            return self.fixtures[total.number]._array
-        found = self._known.get(total.number)
-        if found is None:
-            found = self._known[total.number] = self._made(self.low.totals[total.number])
-        return found
+        stack = [total]
+        while stack:
+            one = stack[-1]
+            made = self.low.totals[one.number] if isinstance(one, Total) else None
+            operands = made.operands if isinstance(made, Recipe) else ()
+            missing = [o for o in operands if isinstance(o, Total) and o.number not in self._known]
+            if missing:
+                stack += missing
+                continue
+            if made is not None and one.number not in self._known:
+                self._known[one.number] = self._made(made)
+            stack.pop()
+        return self._value(total)
+
+    def _value(self, one: Any) -> Any:
+        return self._known[one.number] if isinstance(one, Total) else self.fixtures[one.number]._array
 
     def _made(self, made: Any) -> Any:
         if not isinstance(made, Recipe):
             return self.found[made]
-        operands: list[Any] = [None if o is None else self.of(o) for o in made.operands]
+        operands: list[Any] = [None if o is None else self._value(o) for o in made.operands]
         if made.op == "reshape":
             return operands[0].reshape(made.settings["shape"]).copy()  # two gradients may be the same sum
         if made.op == "add":

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.nodes import Input, Lookup, Node
 from ..kernels import scalar
-from ..program.step import Value
 from .forms import Fixed, Recipe, Row, Tall, Turned
 from .trace import NotFused, Traced
 
@@ -55,12 +55,12 @@ def _matmul(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     return Row(made or low.product(x, operands[1], False, width), (width,))
 
 
-def _multiplied_before(low: Lowering, one: Traced, x: Row, weight: Any, width: int) -> Value | None:
+def _multiplied_before(low: Lowering, one: Traced, x: Row, weight: Any, width: int) -> Node | None:
     """What is looked up in a small table and multiplied, looked up in the table's product; else None."""
-    if x.value.operator != "lookup" or not low.values_only:
+    if not isinstance(x.value, Lookup) or not low.values_only:
         return None
     low.matrix(weight)  # refuses what is none
-    index, table = x.value.operands[0], low.matrices[x.value.setting[0]]
+    index, table = x.value.operands[0], low.matrices[x.value.matrix]
     if len(low.tensors[table]._array) > SMALL_TABLE:
         return None
     operands = (Fixed(table), weight, *[None] * (len(one.inputs) - 2))
@@ -127,7 +127,7 @@ def _kth(low: Lowering, one: Traced, operands: list[Any]) -> Row:
 def _argmax(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     """The least number of an element that is the largest, or NaN where one is."""
 
-    def place(row: Row) -> Value:
+    def place(row: Row) -> Node:
         step, value = low.step, low.full(row)
         largest = step.map(scalar.equal, value, step.reduce("max", value))
         chosen = step.map(scalar.logical_or, largest, step.map(scalar.isnan, value))
@@ -147,8 +147,8 @@ def _embedding(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     if index.size != 1:
         raise NotFused("it looks up several rows of the table for each of the batch")
     value = index.value
-    if value.operator == "input":
-        low.limits.append((value.setting, count))
+    if isinstance(value, Input):
+        low.limits.append((value.source, count))
     elif low.below.get(value.number, math.inf) > count:
         raise NotFused("a number may be beyond the table")
     return Row(low.step.lookup(value, low.matrix(operands[0]), width), one.made.shape[1:])
@@ -189,7 +189,7 @@ def _getitem(low: Lowering, one: Traced, operands: list[Any]) -> Row:
         raise NotFused("it moves the batch axis")
     if not count:
         raise NotFused("it takes nothing")
-    return Row(x.value if x.value.width == 1 else low.step.slice(x.value, start, count), one.made.shape[1:])
+    return Row(x.value if x.value.width == 1 else low.step.slice(x.value, (start,), (count,)), one.made.shape[1:])
 
 
 @_rule("patched")
@@ -206,15 +206,18 @@ def _patched(low: Lowering, one: Traced, operands: list[Any]) -> Row:
         if count != row.size:
             raise NotFused("a patch does not fit")
         parts.append((low.full(row), start))
-    layers: list[list[tuple[Value, int]]] = []
+    layers: list[list[tuple[Node, int]]] = []
+    at = -1, 0
     for part in sorted(parts, key=lambda part: part[1]):
-        for layer in layers:
-            if layer[-1][1] + layer[-1][0].width <= part[1]:
-                layer.append(part)
-                break
-        else:
-            layers.append([part])
-    joined = [low.step.join(layer, math.prod(shape)) for layer in layers]
+        # Into the first that has room; what was full for another patch at the same place is full for this one.
+        i = at[1] + 1 if at[0] == part[1] else 0
+        while i < len(layers) and layers[i][-1][1] + layers[i][-1][0].width > part[1]:
+            i += 1
+        if i == len(layers):
+            layers.append([])
+        layers[i].append(part)
+        at = part[1], i
+    joined = [low.step.join(layer, (math.prod(shape),)) for layer in layers]
     made = joined[0]
     for other in joined[1:]:
         made = low.step.map(scalar.add, made, other)
@@ -232,7 +235,7 @@ def _concat(low: Lowering, one: Traced, operands: list[Any]) -> Any:
         row = x if isinstance(x, Row) else Row(low.beside(x, tensor, tensor.shape), tensor.shape[1:])
         parts.append((low.full(row), start))
         start += row.size
-    return Row(low.step.join([part for part in parts if part[0].width], start), one.made.shape[1:])
+    return Row(low.step.join([part for part in parts if part[0].width], (start,)), one.made.shape[1:])
 
 
 @_rule("sum")
@@ -247,13 +250,13 @@ def _extreme(low: Lowering, one: Traced, operands: list[Any]) -> Any:
 
 @_rule("mean")
 def _mean(low: Lowering, one: Traced, operands: list[Any]) -> Any:
-    def mean(row: Row) -> Value:
+    def mean(row: Row) -> Node:
         return low.step.map(scalar.divide, low.step.reduce("sum", low.full(row)), low.given(float(row.size)))
 
     return _along(low, one, operands, mean, False)
 
 
-def _along(low: Lowering, one: Traced, operands: list[Any], reduced: Callable[[Row], Value], over_rows: bool) -> Any:
+def _along(low: Lowering, one: Traced, operands: list[Any], reduced: Callable[[Row], Node], over_rows: bool) -> Any:
     x, axes = low.rowed(operands[0]), one.settings["axis"]
     features = tuple(range(1, len(x.shape) + 1))
     if 0 in axes and over_rows:

@@ -19,7 +19,7 @@ from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
-from .build import Draft, Program
+from .build import Draft, Planned
 from .compiled import Compiled
 from .front.guards import Source, known_of
 from .front.probe import Probe, Settled
@@ -71,7 +71,7 @@ def engine(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explaining(parts: list[tuple[Place, Any, str]]) -> Iterator[None]:
-    """Inside, each loop runs eagerly, and leaves its place, the `Program` that it can become or a `NotFused`, and why
+    """Inside, each loop runs eagerly, and leaves its place, the `Planned` that it can become or a `NotFused`, and why
     its engine leaves it eager though it could ("" where it does not)."""
     outer, _chosen.parts = _chosen.parts, parts
     try:
@@ -322,7 +322,7 @@ class Loop:
                 with probe.draws.repeated(), probe.observer:
                     draft = Draft(checked, self.carry, few, _needs(self.xs))
                 probe.compare(draft.traces, entered, self.ragged is None)
-                program = Program(
+                program = Planned(
                     draft, _needs(self.carry), _needs(self.xs), probe.reads.tensors, probe.reads.keys, listed
                 )
                 return Compiled(program, self.source.known.holds)
@@ -412,7 +412,7 @@ def trial() -> Iterator[None]:
         draws.take_back()
 
 
-def _check_whole(program: Program, carry: Any, xs: Any) -> None:
+def _check_whole(program: Planned, carry: Any, xs: Any) -> None:
     """Raise NotFused for whole numbers that a kernel, where they are floats, could not look up."""
     limits = dict.fromkeys(program.low.limits)
     for name, nest in (("carry", carry), ("x", xs)):

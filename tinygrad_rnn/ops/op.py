@@ -56,8 +56,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from ..errors import DeclarationError, GraphError, ShapeError, TinygradError
-from ..program import emit
-from ..program.expression import Expression
+from ..ir import emit
+from ..ir.expression import Expression
 
 #: The annotation of an input: whatever becomes a tensor. Its text says Array, postponed or not.
 Array = Annotated[Any, "Array"]

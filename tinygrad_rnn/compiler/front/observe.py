@@ -27,8 +27,8 @@ _PACKAGES = [str(Path(np.__file__).parent.parent / name) for name in ("numpy", "
 _TRUSTED = (LIBRARY, *_PACKAGES, "<tinygrad_rnn", "<frozen importlib", "<__array_function__")
 #: Of these, what calls nothing of the user's: whatever runs below is an errand of its own.
 _OWN_ERRANDS = ("<frozen importlib", str(Path(LIBRARY) / "kernels"))
-#: The modules of named tuples' `__new__`, which is made as text and makes a tuple.
-_GENERATED = "namedtuple_"
+#: The modules of what Python makes as text for named tuples and for the library's data classes.
+_GENERATED = ("namedtuple_", "tinygrad_rnn.")
 #: Python's own library: it belongs to whoever calls it.
 _PYTHONS = (str(Path(dis.__file__).parent), "<frozen ")
 #: Cells and layers are Python like the user's own.
@@ -135,7 +135,8 @@ def _is_for_user(frame: Any) -> bool:
         frame = frame.f_back
     if frame is None or not is_users(frame.f_code):
         return frame is None
-    if str(frame.f_globals.get("__name__", "")).startswith(_GENERATED):
+    module = str(frame.f_globals.get("__name__", ""))
+    if frame.f_code.co_filename.startswith("<") and module.startswith(_GENERATED) and ".nn" not in module:
         return False
     while frame is not None and not frame.f_code.co_filename.startswith(_TRUSTED):
         frame = frame.f_back

@@ -8,6 +8,7 @@ but compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,9 @@ class Probe:
             values: whether they were given the same rows.
         """
         if len(self.observer.entered) != entered:
-            raise NotFused("the step is no function of what it is given: run again, it runs other code")
+            other = list(self.observer.entered.values())[entered][0]
+            where = f"{other.co_name}, {Path(other.co_filename).name}, line {other.co_firstlineno}"
+            raise NotFused("the step is no function of what it is given: run again, it runs other code", where)
         self._refuse_change(self.reads, Reads(self._roots, self.observer))
         for real, again in zip(self.traces, traces):
             real.compare_results(again, values)

@@ -1,1 +1,0 @@
-"""Expressions as data: symbols that record the arithmetic done on them, and the text they become."""
