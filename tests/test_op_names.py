@@ -16,6 +16,7 @@ NAMES = {name for name, op in REGISTRY.items() if op.own} | {"pick", "replay"}
 
 #: Where ops are told apart by their names all the same: the file, the function or the table, and why.
 ALLOWED = {
+    ("compiler/front/observe.py", "_BUILTINS"): "builtins of Python, not ops",
     ("autograd/convert.py", "_NUMPY_NAMES"): "what NumPy calls them, where it is something else",
     ("autograd/convert.py", "numpy_functions"): "calls that mean something else in NumPy",
     (
@@ -25,10 +26,11 @@ ALLOWED = {
     ("compiler/lower.py", "_outside"): "how sums over rows are lowered: a rule for each op, like those in `rules`",
     ("compiler/outside.py", "_made"): "these the compiler itself puts there, in words",
     ("nn/cells.py", "ACTIVATIONS"): "what a user may choose for a cell",
-    ("program/emit.py", "truth_symbols"): "a primitive, of which one alone takes a truth value",
-    ("program/expression.py", "_INFIX"): "how Python writes primitives",
-    ("program/expression.py", "_RANK"): "how Python writes primitives",
-    ("program/rows.py", "_one_loop"): "how kernels write reductions",
+    ("ir/emit.py", "truth_symbols"): "a primitive, of which one alone takes a truth value",
+    ("compiler/rules.py", "transposed"): "the one view that makes rows columns: the left side of a weight gradient",
+    ("ir/numba.py", "_BEGIN"): "how kernels write reductions",
+    ("ir/expression.py", "_INFIX"): "how Python writes primitives",
+    ("ir/expression.py", "_RANK"): "how Python writes primitives",
     ("viz/formula.py", "_INFIX"): "how formulas are written: signs that stand between two operands",
     ("viz/formula.py", "write"): "how formulas are written: a - (b + c) keeps its brackets",
     ("viz/levels.py", "without_detours"): "undoes what a layer does with its steps: it stacks them, and takes them out",

@@ -176,7 +176,7 @@ def test_a_new_view_is_tested_by_the_tables(forgotten):
     assert op.linear is True and op.whole_numbers and op.moves
     tables = [
         test_registry.test_first_derivative, test_registry.test_second_derivative,
-        test_registry.test_value_agrees_with_the_plain_numpy_twin, test_registry.test_float32_stays_float32,
+        test_registry.test_value_agrees_with_the_plain_numpy_reference, test_registry.test_float32_stays_float32,
         test_registry.test_layout_and_writability_of_inputs_change_nothing, check_view,
         test_what_is_linear_is, test_whole_numbers_pass_as_they_would_as_floating_numbers,
     ]  # fmt: skip

@@ -33,25 +33,47 @@ def agree(found, expected, scale=0.0):
 
 
 class Eager:
-    """A cell run step by step, each row for as long as it lives."""
+    """A step run one by one, each row for as long as it lives, with the gradients of parameters, carry and x."""
 
-    def __init__(self, case, lengths):
-        self.tensors = [tg.tensor(a, requires_grad=True) for a in case.arrays]
-        count = len(case.names)
-        *carry, x = self.tensors[count:]
-        self.step = step_of(case.cell, dict(zip(case.names, self.tensors)), case.gain)
-        self.carry, self.x = tuple(carry), x
-        *weights, of_y = case.weights
-        loss, self.ends, self.ys = tg.tensor(0.0, dtype="float64"), [], np.zeros(of_y.shape)
+    def __init__(self, step, parameters, carry, x, lengths, reverse, seed):
+        self.step, self.parameters, self.carry, self.x = step, parameters, carry, x
+        self.lengths, self.reverse, rng = lengths, reverse, np.random.default_rng(seed)
+        self.weights = [rng.standard_normal(part.shape) for part in carry]
+        loss, ends, rows = tg.tensor(0.0, dtype="float64"), [], []
         for b, length in enumerate(lengths):
             start = tuple(part[b : b + 1] for part in carry)
-            end, ys = tg.scan(self.step, start, x[:length, b : b + 1], reverse=case.reverse, engine="eager")
-            loss = loss + (ys * of_y[:length, b : b + 1]).sum()
-            loss = loss + sum((part * w[b : b + 1]).sum() for part, w in zip(end, weights))
-            self.ends.append([part.numpy() for part in end])
-            self.ys[:length, b : b + 1] = ys.numpy()
-        found = tg.grad(loss, self.tensors, allow_unused=True)
+            end, ys = tg.scan(step, start, x[:length, b : b + 1], reverse=reverse, engine="eager")
+            of_y = np.random.default_rng(b).standard_normal(ys.shape)
+            loss = loss + (ys * of_y).sum() + sum((e * w[b : b + 1]).sum() for e, w in zip(end, self.weights))
+            ends.append([part.numpy() for part in end])
+            rows.append([np.pad(one, ((0, len(x) - length), (0, 0), (0, 0))) for one in (ys.numpy(), of_y)])
+        self.ends = [np.concatenate(parts) for parts in zip(*ends)]
+        self.ys, self.of_y = (np.concatenate(parts, 1) for parts in zip(*rows))
+        found = tg.grad(loss, [*parameters, *carry, x], allow_unused=True)
         self.gradients = [None if g is None else g.numpy() for g in found]
+
+    def compare(self):
+        """With the program behind each stage."""
+        planned = tg.explain(lambda: tg.scan(self.step, self.carry, self.x, reverse=self.reverse)).parts[0][1]
+        assert list(planned.stages) == STAGES
+        largest = max([np.abs(g).max() for g in self.gradients if g is not None], default=0.0)
+        carry = [part.numpy() for part in self.carry]
+        for program in planned.stages.values():
+            found = Interpreted(planned, program, carry, [self.x.numpy()], self.reverse, self.lengths)
+            for part, end in zip(found.carry, self.ends, strict=True):
+                agree(part, end)
+            agree(found.ys[0], self.ys)
+            if program.backward is None:
+                continue
+            weights = [w.reshape(len(w), -1) for w in self.weights]
+            of_carry, of_x, captured = found.gradients(weights, [self.of_y])
+            count = len(self.parameters)
+            for g, expected in zip([*of_carry, *of_x], self.gradients[count:], strict=True):
+                agree(g, expected, largest)
+            by_tensor = {id(tensor): g for tensor, g in captured}
+            for tensor, expected in zip(self.parameters, self.gradients):
+                agree(by_tensor.get(id(tensor)), expected, largest)
+        return planned
 
 
 @run
@@ -59,30 +81,58 @@ class Eager:
 def test_every_stage_means_the_same(cell, lengths, reverse, seed):
     lengths = sorted(lengths, reverse=True)
     case = Case(cell, lengths[0], len(lengths), reverse, seed, 0.5)
-    eager = Eager(case, lengths)
-    planned = tg.explain(lambda: tg.scan(eager.step, eager.carry, eager.x, reverse=reverse)).parts[0][1]
-    count, carries = len(case.names), len(eager.carry)
-    largest = max([np.abs(g).max() for g in eager.gradients if g is not None], default=0.0)
-    assert not isinstance(planned, Exception), planned
-    assert list(planned.stages) == STAGES
-    for program in planned.stages.values():
-        found = Interpreted(
-            planned, program, [part.numpy() for part in eager.carry], [eager.x.numpy()], reverse, lengths
-        )
-        for i, part in enumerate(found.carry):
-            agree(part, np.concatenate([end[i] for end in eager.ends]))
-        agree(found.ys[0], eager.ys)
-        if program.backward is None:
-            continue
-        *weights, of_y = case.weights
-        of_y = np.where((np.arange(lengths[0])[:, None] < lengths)[..., None], of_y, 0.0)
-        carry, xs, captured = found.gradients([w.reshape(len(lengths), -1) for w in weights], [of_y])
-        for g, expected in zip([*carry, *xs], eager.gradients[count:], strict=True):
-            agree(g, expected, largest)
-        by_tensor = {id(tensor): g for tensor, g in captured}
-        for tensor, expected in zip(eager.tensors[:count], eager.gradients):
-            agree(by_tensor.get(id(tensor)), expected, largest)
-        assert len(carry) == carries
+    tensors = [tg.tensor(a, requires_grad=True) for a in case.arrays]
+    count = len(case.names)
+    step = step_of(case.cell, dict(zip(case.names, tensors)), case.gain)
+    Eager(step, tensors[:count], tuple(tensors[count:-1]), tensors[-1], lengths, reverse, seed).compare()
+
+
+def numbers(seed, *shape):
+    return tg.tensor(0.5 * np.random.default_rng(seed).standard_normal(shape), requires_grad=True)
+
+
+def several_matrices():
+    """Products that share what they multiply, of x and of both states, and products that are summed."""
+    w, u, v, s, z = numbers(0, 3, 5), numbers(1, 3, 5), numbers(2, 5, 5), numbers(3, 5, 5), numbers(4, 4, 5)
+
+    def step(carry, x):
+        h, c = carry
+        gate, new = tg.sigmoid(x @ w + h @ v + c @ z), tg.tanh(x @ u + h @ s)
+        kept = (gate * h) @ v + (new * h) @ s
+        return (tg.tanh(gate * h + (1 - gate) * new + kept), tg.sin(c * h[:, 1:])), tg.tanh(new @ v)
+
+    return step, [w, u, v, s, z], (5, 4)
+
+
+def states_that_are_read_again():
+    """The gradient takes the next state, the output and the state before from where they lie."""
+    b = numbers(5, 4)
+
+    def step(carry, x):
+        (h,) = carry
+        h = tg.tanh(h * b + tg.concat([x, x[:, :1]], -1))
+        return (h * 1.0,), tg.exp(h * 0.5) * h
+
+    return step, [b], (4,)
+
+
+def parts_of_what_is_joined():
+    def step(carry, x):
+        (h,) = carry
+        a = tg.tanh(tg.concat([x, h, tg.sin(x)], -1))
+        c = tg.concat([tg.sigmoid(h), x * 2.0, h], -1)
+        return (c[:, 5:9] * a[:, 2:6] + c[:, 1:5],), c[:, 4:7] + a[:, 7:]
+
+    return step, [], (4,)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("make", [several_matrices, states_that_are_read_again, parts_of_what_is_joined])
+def test_chosen_steps(make, reverse):
+    step, parameters, widths = make()
+    lengths = [6, 6, 4, 1]
+    carry = tuple(numbers(10 + i, 4, width) for i, width in enumerate(widths))
+    Eager(step, parameters, carry, numbers(9, 6, 4, 3), lengths, reverse, 0).compare()
 
 
 def test_random_numbers_are_draws():

@@ -185,7 +185,7 @@ def _sequence(x: Any) -> list[Any]:
 
 def _directions(name: str, points: Sequence[Any], vs: Any) -> list[Tensor]:
     directions = [as_tensor(v) for v in _sequence(vs)]
-    expected, got = [np.shape(x) for x in points], [v.shape for v in directions]
+    expected, got = [as_tensor(x).shape for x in points], [v.shape for v in directions]
     if expected != got:
         raise ShapeError(f"{name}: the direction does not fit the point", expected=expected, got=got)
     return directions

@@ -20,7 +20,7 @@ from ..ir.nodes import Draw, Map, Node
 from ..ops.op import Elementwise
 from ..ops.shape import permute_dims
 from .forms import Fixed, Lone, Recipe, Row, Tall, Total, Turned
-from .rules import RULES
+from .rules import RULES, viewed
 from .trace import NotFused, Trace, Traced
 
 T = TypeVar("T")
@@ -140,6 +140,8 @@ class Lowering:
             raise NotFused("whole numbers are looked up in a table, or passed on, and no more")
         if isinstance(one.op, Elementwise):
             return self._elementwise(one, operands)
+        if one.op.view:
+            return viewed(self, one, operands)
         rule = RULES.get(one.op.name)
         if rule is None:
             raise NotFused("no kernel form is known for it")
@@ -270,6 +272,10 @@ class Lowering:
             return Turned(tuple([self.full(row) for row in first.rows]))
         if isinstance(first, Tall) and name == "sum" and one.settings["axis"] == (0,) and not one.settings["keepdims"]:
             return self.added([self.summed(self.full(row)) for row in first.rows])
+        if isinstance(first, Turned) and name == "permute_dims" and len(first.values) == 1:
+            return Row(first.values[0], (first.values[0].width,))
+        if name == "matmul" and isinstance(first, Fixed) and isinstance(operands[1], Turned):
+            return self._of_columns(one, operands)
         if isinstance(first, Turned) and name == "matmul" and isinstance(operands[1], (Row, Tall)):
             rows = operands[1].rows if isinstance(operands[1], Tall) else (operands[1],)
             if len(rows) == len(first.values) and all(len(row.shape) == 1 for row in rows):
@@ -284,7 +290,14 @@ class Lowering:
                 left, right = self.grams[made[1]]
                 return self.total(("gram", self.grams.place((right, left))))
             return self.total(Recipe(one.op, tuple(operands), one.settings))
+        if any(isinstance(x, (Turned, Tall)) for x in operands):
+            raise NotFused("rows stand as columns here, or one batch below another, in a way that has no kernel form")
         raise NotFused("a sum over all rows goes on into something that is not linear")
+
+    def _of_columns(self, one: Traced, operands: list[Any]) -> Turned:
+        """W @ h.T, which is (h @ W.T).T."""
+        (value,), width = operands[1].values, one.made.shape[0]
+        return Turned((self.product(Row(value, (value.width,)), operands[0], True, width),))
 
     def _linear(self, one: Traced, operands: list[Any]) -> bool:
         """Whether it is linear in the totals among its operands, the others fixed."""

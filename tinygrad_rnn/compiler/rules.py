@@ -10,6 +10,7 @@ import numpy as np
 
 from ..ir.nodes import Input, Lookup, Node
 from ..kernels import scalar
+from ..ops.shape import permute_dims
 from .forms import Fixed, Recipe, Row, Tall, Turned
 from .trace import NotFused, Traced
 
@@ -20,6 +21,9 @@ Rule = Callable[["Lowering", Traced, list[Any]], Any]
 
 #: Rows of a table that may be multiplied anew at each run, instead of a product at each step.
 SMALL_TABLE = 256
+
+#: Pieces that a view may take a row in.
+MOST_RUNS = 64
 
 #: How to lower an operation on rows that is not elementwise, by the operation's name.
 RULES: dict[str, Rule] = {}
@@ -68,19 +72,48 @@ def _multiplied_before(low: Lowering, one: Traced, x: Row, weight: Any, width: i
     return low.step.lookup(index, low.matrix(low.fixed(Recipe(one.op, operands, one.settings), product)), width)
 
 
-@_rule("permute_dims")
-def _permute(low: Lowering, one: Traced, operands: list[Any]) -> Turned:
+def transposed(low: Lowering, one: Traced, operands: list[Any]) -> Turned | None:
+    """Rows as columns, where that is what a view makes of them."""
     x = low.rowed(operands[0])
-    if len(x.shape) != 1 or one.settings["axes"] not in (None, (1, 0)):
-        raise NotFused("it moves the batch axis")
-    return Turned((low.full(x),))
+    is_transposed = one.op is permute_dims.op and one.settings["axes"] in (None, (1, 0)) and len(x.shape) == 1
+    return Turned((low.full(x),)) if is_transposed else None
 
 
-@_rule("reshape", "expand_dims", "squeeze", "detach")
-def _same(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    if not one.made.shape or one.made.shape[0] != low.rows:
-        raise NotFused("it moves the batch axis")
-    return Row(low.rowed(operands[0]).value, one.made.shape[1:])
+def viewed(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    """Any view of rows: which elements it shows is seen from what its rule makes of their numbers."""
+    columns_of_rows = transposed(low, one, operands)
+    if columns_of_rows is not None:
+        return columns_of_rows
+    x = low.rowed(operands[0])
+    numbers = np.arange(low.rows * x.size).reshape(low.rows, *x.shape)
+    shown = np.asarray(one.op.forward([numbers], one.settings))
+    columns = _columns(low, shown, x.size)
+    if x.value.width == 1:
+        return Row(x.value, shown.shape[1:])
+    parts = [(low.step.slice(x.value, (start,), (size,)), at) for start, size, at in _runs(columns)]
+    return Row(low.step.join(parts, (columns.size,)), shown.shape[1:])
+
+
+def _columns(low: Lowering, shown: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+    """The elements of a row that each row shows, in order, of elements numbered through all rows of this size."""
+    if shown.shape[:1] != (low.rows,):
+        raise NotFused("its result is not one row for each row of the batch")
+    if not shown.size:
+        raise NotFused("it takes nothing")
+    rows = shown.reshape(low.rows, -1)
+    if not np.array_equal(rows, rows[0] + size * np.arange(low.rows)[:, None]) or rows[0].max() >= size:
+        raise NotFused("a row of its result is not made of the same row of the batch")
+    columns: np.ndarray[Any, Any] = rows[0]
+    return columns
+
+
+def _runs(columns: np.ndarray[Any, Any]) -> list[tuple[int, int, int]]:
+    """Columns as runs of neighbours: where each starts, how long it is, and its place among them."""
+    ends = np.flatnonzero(np.diff(columns) != 1) + 1
+    starts = [0, *ends.tolist()]
+    if len(starts) > MOST_RUNS:
+        raise NotFused(f"it takes features with more than {MOST_RUNS} gaps")
+    return [(int(columns[a]), b - a, a) for a, b in zip(starts, [*starts[1:], columns.size])]
 
 
 @_rule("broadcast_to")
@@ -154,74 +187,33 @@ def _embedding(low: Lowering, one: Traced, operands: list[Any]) -> Row:
     return Row(low.step.lookup(value, low.matrix(operands[0]), width), one.made.shape[1:])
 
 
-def _span(key: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Where in a flat row of this shape an index takes numbers: offset and count."""
-    parts = list(key) if isinstance(key, tuple) else [key]
-    if any(not (isinstance(p, (int, slice)) or p is None or p is Ellipsis) for p in parts):
-        raise NotFused("it takes rows or features by number")
-    parts = [p for p in parts if p is not None]
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (len(shape) + 2 - len(parts))
-    parts += [slice(None)] * (len(shape) + 1 - len(parts))
-    if parts[0] != slice(None):
-        raise NotFused("it takes some rows of the batch")
-    start, count, open_ = 0, math.prod(shape), True
-    inner = count
-    for part, size in zip(parts[1:], shape):
-        inner //= size or 1
-        first, last, stride = (part % size, part % size + 1, 1) if isinstance(part, int) else part.indices(size)
-        if stride != 1:
-            raise NotFused("it takes features with gaps")
-        if last - first == size:
-            continue
-        if not open_:
-            raise NotFused("it takes features with gaps")
-        start, count, open_ = first * inner, max(last - first, 0) * inner, last - first == 1
-    return start, count
-
-
-@_rule("getitem")
-def _getitem(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    x = low.rowed(operands[0])
-    start, count = _span(one.settings["key"], x.shape)
-    if count != math.prod(one.made.shape[1:]) or one.made.shape[:1] != (low.rows,):
-        raise NotFused("it moves the batch axis")
-    if not count:
-        raise NotFused("it takes nothing")
-    return Row(x.value if x.value.width == 1 else low.step.slice(x.value, (start,), (count,)), one.made.shape[1:])
-
-
 @_rule("patched")
 def _patched(low: Lowering, one: Traced, operands: list[Any]) -> Row:
-    shape = one.settings["shape"][1:]
+    rows, *shape = one.settings["shape"]
     if any(isinstance(key[0], np.ndarray) for key in one.settings["keys"] if isinstance(key, tuple) and key):
         raise NotFused("a gradient goes to a table; take what it looks up, for all steps, before the scan")
-    if one.settings["shape"][:1] != (low.rows,):
+    if rows != low.rows:
         raise NotFused("it makes no rows")
+    size = math.prod(shape)
+    numbers = np.arange(rows * size).reshape(rows, *shape)
     parts = []
     for x, key in zip(operands, one.settings["keys"]):
-        row = low.rowed(x)
-        start, count = _span(key, shape)
-        if count != row.size:
-            raise NotFused("a patch does not fit")
-        parts.append((low.full(row), start))
+        whole = low.full(low.rowed(x))
+        runs = _runs(_columns(low, np.asarray(numbers[key]), size))
+        parts += [(low.step.slice(whole, (at,), (count,)), start) for start, count, at in runs]
     layers: list[list[tuple[Node, int]]] = []
-    at = -1, 0
     for part in sorted(parts, key=lambda part: part[1]):
-        # Into the first that has room; what was full for another patch at the same place is full for this one.
-        i = at[1] + 1 if at[0] == part[1] else 0
-        while i < len(layers) and layers[i][-1][1] + layers[i][-1][0].width > part[1]:
-            i += 1
-        if i == len(layers):
-            layers.append([])
-        layers[i].append(part)
-        at = part[1], i
-    joined = [low.step.join(layer, (math.prod(shape),)) for layer in layers]
+        for layer in layers:
+            if layer[-1][1] + layer[-1][0].width <= part[1]:
+                layer.append(part)
+                break
+        else:
+            layers.append([part])
+    joined = [low.step.join(layer, (size,)) for layer in layers]
     made = joined[0]
     for other in joined[1:]:
         made = low.step.map(scalar.add, made, other)
-    return Row(made, shape)
+    return Row(made, tuple(shape))
 
 
 @_rule("concat")

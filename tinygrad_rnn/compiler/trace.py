@@ -135,7 +135,7 @@ class Trace(Watcher):
         if one == two:
             return True  # a tensor from outside
         if x._requires_grad or y._requires_grad:
-            return False
+            raise NotFused("a tensor that wants a gradient of its own is made inside the step")
         return bool(x.dtype == y.dtype and _bits(x._array, y._array))
 
     def captured(self, other: Trace) -> set[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from ..kernels.scalar import Primitive
-from .nodes import COSTLY, Broadcast, Const, Join, Map, Node, Reduce, Slice, reachable
+from .nodes import Broadcast, Const, Join, Map, Node, Reduce, Slice, reachable
 
 
 class At(NamedTuple):
@@ -234,7 +234,7 @@ class _Rows:
                 if missing:
                     stack += reversed(missing)
                     continue
-                if node.primitive.name in COSTLY and self._costly.setdefault(name, self._loops) != self._loops:
+                if node.primitive.costly and self._costly.setdefault(name, self._loops) != self._loops:
                     self._trouble(node)
                 entry = Operation(
                     self._name("t"), node.primitive, tuple([known[o.number, start] for o, start in operands])

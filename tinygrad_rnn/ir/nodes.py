@@ -148,9 +148,6 @@ class Draw(Node):
 #: Nodes that take whole rows out of memory.
 WHOLE_ROWS = (Product, Contract, Lookup, ScatterAdd, Kth)
 
-#: Primitives that cost as much as twenty others: worth saving, where computing again is the choice.
-COSTLY = frozenset({"exp", "sigmoid", "tanh", "softplus", "log", "log1p", "expm1", "sin", "cos", "tan", "power", "erf"})
-
 
 def text(node: Node) -> str:
     """What a node is made of, in one line."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import replace
 
-from ...ir.nodes import COSTLY, WHOLE_ROWS, Map, Node, Reduce
+from ...ir.nodes import WHOLE_ROWS, Map, Node, Reduce
 from ...ir.program import Program, Wanted
 
 
@@ -49,7 +49,7 @@ def worth_saving(wanted: Iterable[Node], given: Container[int], forward: int) ->
         if isinstance(node, (*WHOLE_ROWS, Reduce)):
             cost = 2
         else:
-            cost = int(isinstance(node, Map) and node.primitive.name in COSTLY)
+            cost = int(isinstance(node, Map) and node.primitive.costly)
             cost += sum([costs.get(operand.number, 0) for operand in node.operands])
         if cost > 1 and node.number in needed:
             saved.append(node)
