@@ -62,14 +62,15 @@ class Fixtures:
         return self._known[number]
 
     def of_shape(self, number: int, shape: tuple[int, ...]) -> Any:
-        """The array of a fixture, where it is as large as kernels take it for.
+        """The array of a fixture, where it is as large, and of the dtype, as kernels take it for.
 
         Raises:
             NotFused: where it is not.
         """
         array = self[number]._array
-        if array.shape != shape:
-            raise NotFused(f"a fixed value was of shape {shape} when the step was traced, and is of {array.shape} now")
+        if array.shape != shape or array.dtype != self.low.dtype:
+            now = f"{array.shape}, {array.dtype}"
+            raise NotFused(f"a fixed value was {shape}, {self.low.dtype} when the step was traced, and is {now} now")
         return array
 
 

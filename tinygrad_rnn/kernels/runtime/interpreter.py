@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..codegen.jit import library
+from .packing import pack, pack_all
 from .table import (
     PHASE,
     Gemm,
@@ -20,7 +21,6 @@ from .table import (
     Kind,
     Kth,
     Lookup,
-    Panels,
     Patch,
     Phase,
     Product,
@@ -38,10 +38,8 @@ if TYPE_CHECKING:  # what the kernel's text has around it
     call: Any = None
     like: Any = None
     load: Any = None
-    move: Any = None
     multiply_tile: Any = None
     store: Any = None
-    turn_tile: Any = None
 
     def number(table: int, index: int) -> int: ...
     def origin(table: int, index: int, step: int, within: int, shard: int) -> int: ...
@@ -191,45 +189,6 @@ def drive(table: int, shard: int, first: int, last: int) -> None:
                     level(table, wanted, shard, start, step, step + 1, first, last)
             else:
                 level(table, wanted, shard, start, start, end, first, last)
-
-
-def pack(source: int, row: int, column: int, inner: int, width: int, target: int, along: int) -> None:
-    """Columns of a matrix (inner, width), row after row in whole vectors, `along` bytes from one row to the next.
-
-    What fills the last vector is anything.
-    """
-    if column == SIZE:
-        whole = width // LANES * LANES
-        for _ in range(inner):
-            for j in range(0, whole, LANES):
-                move(KIND, LANES, source + j * SIZE, target + j * SIZE)
-            for j in range(whole, width):
-                store(load(KIND, source, j, 0, 2), target, j, 1, 2)
-            source += row
-            target += along
-    else:
-        for j in range(0, width, LANES):
-            for k in range(0, inner, LANES):
-                turn_tile(KIND, LANES, source + j * column + k * row, column, min(LANES, width - j),
-                          min(LANES, inner - k), target + k * along + j * SIZE, along)  # fmt: skip
-
-
-def pack_all(table: int, shard: int, shards: int) -> None:
-    """All matrices of products, panel after panel: what `multiply_tile` reads as b."""
-    turn = 0
-    for i in range(number(table, Head.PANEL_COUNT)):
-        job = table + 8 * (number(table, Head.PANELS) + len(Panels) * i)
-        source, row, column = number(job, Panels.SOURCE), number(job, Panels.ROW), number(job, Panels.COLUMN)
-        inner, width, target = number(job, Panels.INNER), number(job, Panels.WIDTH), number(job, Panels.TARGET)
-        above, left = number(job, Panels.ABOVE), number(job, Panels.LEFT)
-        total, columns = number(job, Panels.TOTAL_INNER), number(job, Panels.TOTAL_WIDTH)
-        for start in range(left // (PANEL * LANES) * PANEL * LANES, left + width, PANEL * LANES):
-            if turn % shards == shard:
-                first, last = max(start, left), min(start + PANEL * LANES, left + width)
-                along = (min(columns - start, PANEL * LANES) + LANES - 1) // LANES * LANES * SIZE
-                panel = target + start * total * SIZE + above * along + (first - start) * SIZE
-                pack(source + (first - left) * column, row, column, inner, last - first, panel, along)
-            turn += 1
 
 
 def copied(source: int, row: int, count: int, width: int, target: int) -> None:
