@@ -70,7 +70,7 @@ class Planned:
         stages: the program after each stage, by the stage's name, in order.
         forward, backward: the schedules; the second is None where no gradient is wanted.
         low: the nodes, and what they take from outside.
-        flows: for each part of the carry, whether a gradient goes through it; `ys_flow` for each output.
+        flow: where gradients go; `flows` through which parts of the carry, `ys_flow` to which outputs.
         wants_x: for each x, whether it wants a gradient.
         traced: with `listed`, the operations of a step, and of its gradient.
         draws: for each key that a step draws, from where.
@@ -102,7 +102,8 @@ class Planned:
         self.traced = [wengert([one.node for one in traced.trace.done])] if listed else []
         program = self._lower(traced, keys)
         self.stages = {"lower": program}
-        self.flows, self.ys_flow = flowing(traced, needs, needs_x)
+        self.flow = flowing(traced, needs, needs_x)
+        self.flows, self.ys_flow = self.flow.carry, self.flow.ys
         self.wants_x = [thread.state.enabled and wants for wants in needs_x]
         builder, made = self.low.step, len(self.low.step.nodes)
         gradient = Gradient([], {}, set(), [], set(), {})

@@ -59,25 +59,54 @@ class Gradient:
     beside: dict[int, int]
 
 
-def flowing(step: TracedStep, needs: Sequence[bool], needs_x: Sequence[bool]) -> tuple[list[bool], list[bool]]:
-    """Through which parts of the carry gradients go, and to which outputs: as they would in the loop."""
-    made = {node_of(x).order for x in (*step.starts, *step.given)} | {one.node.order for one in step.trace.done}
-    flows = list(needs)
-    while True:
-        given = zip((*step.starts, *step.given), (*flows, *needs_x))
-        wanting = {node_of(x).order for x, flow in given if flow}
+@dataclass(frozen=True)
+class Flow:
+    """Where gradients go, as they would in the loop.
 
-        def wants(tensor: Any, wanting: set[int] = wanting) -> bool:
+    Attributes:
+        carry: for each part of the carry, whether one goes through it at any step.
+        ys: for each output, whether one goes to it at any step.
+        course: the same of the carry after 0, 1, 2, ... steps, until it comes back to what it was at `again`.
+    """
+
+    carry: list[bool]
+    ys: list[bool]
+    course: list[tuple[bool, ...]]
+    again: int
+
+    def after(self, steps: int) -> tuple[bool, ...]:
+        """To which parts of the carry after so many steps."""
+        if steps >= len(self.course):
+            steps = self.again + (steps - self.again) % (len(self.course) - self.again)
+        return self.course[steps]
+
+
+def flowing(step: TracedStep, needs: Sequence[bool], needs_x: Sequence[bool]) -> Flow:
+    """Where gradients go, of a carry and an x of which these want one."""
+    made = {node_of(x).order for x in (*step.starts, *step.given)} | {one.node.order for one in step.trace.done}
+
+    def wanting(flows: Sequence[bool], results: Sequence[Tensor]) -> tuple[bool, ...]:
+        """Which results of a step want one, whose carry wants these."""
+        given = zip((*step.starts, *step.given), (*flows, *needs_x))
+        found = {node_of(x).order for x, flow in given if flow}
+
+        def wants(tensor: Tensor) -> bool:
             inside = tensor.node is not None and tensor.node.order in made
-            return tensor.node.order in wanting if inside else bool(tensor._requires_grad)
+            return node_of(tensor).order in found if inside else tensor._requires_grad
 
         for one in step.trace.done:
             if any(w and wants(x) for w, x in zip(one.node.wanted, one.inputs) if x is not None):
-                wanting.add(one.node.order)
-        found = [flow or wants(part) for flow, part in zip(flows, step.after)]
-        if found == flows:
-            return flows, [wants(one) for one in step.outputs]
-        flows = found
+                found.add(one.node.order)
+        return tuple([wants(result) for result in results])
+
+    course = [tuple(needs)]
+    ys = list(wanting(needs, step.outputs))
+    while True:
+        now = wanting(course[-1], step.after)
+        if now in course:
+            return Flow([any(flows) for flows in zip(*course)], ys, course, course.index(now))
+        course.append(now)
+        ys = [a or b for a, b in zip(ys, wanting(now, step.outputs))]
 
 
 def differentiate(

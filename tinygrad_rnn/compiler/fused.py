@@ -103,7 +103,7 @@ class _Run:
             y = y if self.ragged is None else self.ragged.whole(y)
             y = y if y.shape[2:] == shape else y.reshape(len(y), program.rows, *shape)
             arrays.append(y if y.dtype is program.y_dtypes[i] else y.astype(program.y_dtypes[i]))
-        flows = [*program.flows, *program.ys_flow]
+        flows = [*self._ends(), *program.ys_flow]
         if keep and any(flows):
             self.read, self.end_of_run = [*self.made.values(), *self.fixtures.constants], tick()
             self.ys = arrays[len(program.next) :]
@@ -113,6 +113,11 @@ class _Run:
             tensors = [Tensor(array) for array in arrays]
         outputs = iter(tensors)  # not kept here, or run and tensors would hold each other
         return like(program.carry, outputs), like(program.y, outputs)
+
+    def _ends(self) -> list[bool]:
+        """To which parts of the final carry a gradient goes; of rows that end apart, to any of them."""
+        lengths = [self.steps] if self.ragged is None else self.ragged.lengths.tolist()
+        return [any(flows) for flows in zip(*[self.compiled.program.flow.after(n) for n in {*lengths}])]
 
     def _sorted(self, array: Any, axis: int) -> Any:
         """An array's rows in the order in which they run."""
@@ -239,8 +244,9 @@ class _Run:
             carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
         self._go(layout, work, more, spots, not self.forwards, outer)
         made: list[Any] = []
+        through = self.ragged is not None and not self.ragged.lengths.all()  # a row of no steps hands its state on
         for i in range(count):
-            wanted = i in carries and self.inputs[i]._requires_grad and i not in program.unused
+            wanted = i in carries and self.inputs[i]._requires_grad and (i not in program.unused or through)
             made.append(Tensor(self._unsorted(carries[i][self.start], self.inputs[i]._array)) if wanted else None)
         for g, x in zip(xs, self.inputs[count:]):
             g = g if g is None or self.ragged is None else self.ragged.whole(g)

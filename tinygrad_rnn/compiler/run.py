@@ -253,7 +253,8 @@ class Loop:
         if seen is None:
             probe = self._probe(strict, listed=False)
             try:
-                made = self.eager(probe)
+                with probe:
+                    made = self.eager(probe)
             except Settled:
                 seen = source.known.remember(probe, kind, probe.made), probe.reads
             except NotFused as why:
@@ -281,7 +282,8 @@ class Loop:
             return NotFused("there are no steps"), self.eager()
         probe = self._probe(strict=False, listed=True)
         try:
-            made = self.eager(probe)
+            with probe:
+                made = self.eager(probe)
         except Settled:
             return probe.made.program, self.eager()
         return probe.why, made
@@ -309,7 +311,6 @@ class Loop:
         place, steps, kept = self.place, self.steps, Steady(self.carry)
         second = min(1, steps - 1)  # of a single step the same again
         order = [0, second] if not place.reverse else [steps - 1, steps - 1 - second]
-        few = [map_nest(lambda x, t=t: x[t], self.xs) for t in order]
 
         def checked(carry: Any, x: Any) -> tuple[Any, Any]:
             return kept.checked(self.step(carry, x))
@@ -318,6 +319,7 @@ class Loop:
         watchers, state.watchers = state.watchers, ()
         entered = len(probe.observer.entered)
         try:
+            few = [map_nest(lambda x, t=t: x[t], self.xs) for t in order]
             with at(Place(place.cell, place.layer, place.reverse, self.first + order[0])), nothing_compiled():
                 with probe.draws.repeated(), probe.observer:
                     draft = Draft(checked, self.carry, few, _needs(self.xs))

@@ -191,9 +191,8 @@ def imported_names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"))
 
 
-@functools.lru_cache(4096)
 def inner_code(code: CodeType) -> tuple[CodeType, ...]:
-    """The code of functions that are made inside, to any depth."""
+    """The code of functions that are made inside, to any depth: these objects, and not others that are equal."""
     found: list[CodeType] = []
     stack = [code]
     while stack:

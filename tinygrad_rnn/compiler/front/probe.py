@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd.tape import State, thread
+from ...autograd.tape import Watcher, thread
 from ...ops import random
 from ...ops.random import Draws
 from ..trace import NotFused, Trace
@@ -26,7 +26,7 @@ class Settled(BaseException):
 
 
 class Probe:
-    """Watches the first steps of a run.
+    """Watches the first steps of a run, inside a `with` block.
 
     Args:
         roots: what the step starts with.
@@ -52,18 +52,25 @@ class Probe:
         self.made: Any = None
         self._moments: list[Reads] = []
         self._world = _world()
+        self._withheld, self._outer = _Withheld(), thread.state.watchers
+
+    def __enter__(self) -> Probe:
+        state = thread.state
+        self._outer, state.watchers = state.watchers, (self._withheld,)
+        return self
+
+    def __exit__(self, kind: Any, trouble: Any, traceback: Any) -> None:
+        self.active = False
+        if kind is Settled:
+            thread.state.watchers = self._outer
+        else:
+            self._let_go()
 
     def step(self, step: Callable[[Any, Any], Any], carry: Any, x: Any) -> Any:
-        """Run one step for real, watched. Raises `Settled` before the one after the last that is needed."""
-        state, trace = thread.state, _Seen()
-        outer, state.watchers = state.watchers, (trace,)
-        try:
-            with self.draws, trace.draws, self.observer:
-                made = step(carry, x)
-        except BaseException:
-            self._give_back(state, outer, [trace])
-            raise
-        state.watchers = outer
+        """Run one step for real, watched."""
+        trace = Trace()
+        with self.draws, trace.draws, trace, self.observer:
+            made = step(carry, x)
         self.traces.append(trace)
         self._moments.append(Reads(self._roots, self.observer))
         self._left -= 1
@@ -73,13 +80,12 @@ class Probe:
         """After a step: when enough was seen, give the run up for a program, or let it go on."""
         if self._left:
             return
-        state = thread.state
         try:
             self._examine()
             self.made = self._build(self)
         except NotFused as why:
-            self.why = why
-            self._give_back(state, state.watchers, [])
+            self.why, self.active = why, False
+            self._let_go()
             if self._strict:
                 raise
             return
@@ -87,22 +93,18 @@ class Probe:
         self.draws.take_back()
         raise Settled
 
-    def abandon(self) -> None:
-        """The run ends before enough was seen."""
-        if self.active:
-            self._give_back(thread.state, thread.state.watchers, [])
-
-    def _give_back(self, state: State, outer: Any, more: list[Any]) -> None:
-        """Show those who watch the run what they have missed, and watch no more."""
-        self.active = False
-        state.watchers = outer
-        for trace in [*self.traces, *more]:
-            for node, inputs, y in trace.events:
-                for watcher in outer:
-                    if node is None:
-                        watcher.see_read(y)
-                    else:
-                        watcher.see(node, inputs, y)
+    def _let_go(self) -> None:
+        """Show those who watch the run what they have missed, and the rest as it comes."""
+        state = thread.state
+        if self._withheld in state.watchers:
+            state.watchers = (*self._outer, *[w for w in state.watchers if w is not self._withheld])
+        events, self._withheld.events = self._withheld.events, []
+        for node, inputs, y in events:
+            for watcher in self._outer:
+                if node is None:
+                    watcher.see_read(y)
+                else:
+                    watcher.see(node, inputs, y)
 
     def _examine(self) -> None:
         """Raise NotFused where the steps are no function of what they read, or what they read cannot be told."""
@@ -165,19 +167,18 @@ class Probe:
 _OWN_DRAW = "the step draws from a generator by itself, which no kernel does"
 
 
-class _Seen(Trace):
-    """A trace that keeps what it saw, for others to see."""
+class _Withheld(Watcher):
+    """Keeps what those who watch the run would have seen, until it is known whether it goes on."""
+
+    each = False
 
     def __init__(self) -> None:
-        super().__init__()
         self.events: list[tuple[Any, Any, Any]] = []
 
     def see(self, node: Any, inputs: Any, y: Any) -> None:
-        super().see(node, inputs, y)
         self.events.append((node, inputs, y))
 
     def see_read(self, x: Any) -> None:
-        super().see_read(x)
         self.events.append((None, None, x))
 
 

@@ -101,6 +101,13 @@ class Anchors:
         self.others: list[tuple[Any, Any]] = []
         self.objects: list[Any] = []
         self.slots: list[tuple[str, Any]] = []
+        self.instances: list[Any] = []
+        self.kinds: list[type] = []
+        self.owners: list[Any] = []
+        self.owned: list[Any] = []
+        self.references: list[tuple[Any, Any]] = []
+        self.classes: list[type] = []
+        self.orders: list[Any] = []
 
     def read(self, mapping: Any, name: Any, value: Any) -> None:
         """The value was read under a name."""
@@ -113,7 +120,10 @@ class Anchors:
         same = operator.is_
         try:
             return (
-                all(map(same, map(operator.getitem, self.mappings, self.names), self.values))
+                all(map(same, map(type, self.instances), self.kinds))
+                and all(map(same, map(_dict_of, self.owners), self.owned))
+                and all(map(same, map(_order_of, self.classes), self.orders))
+                and all(map(same, map(operator.getitem, self.mappings, self.names), self.values))
                 and all(map(operator.eq, map(list, self.dicts), self.keys))
                 and all(map(same, map(_contents, self.cells), self.contents))
                 and not any(name in mapping for mapping, name in self.absent)
@@ -126,6 +136,7 @@ class Anchors:
                     for container, was in self.containers
                 )
                 and all(_digest(array) == was for array, was in self.others)
+                and all(reference() is target for reference, target in self.references)
                 and all(getattr(of, slot, _MISSING) is was for of, (slot, was) in zip(self.objects, self.slots))
             )
         except (KeyError, ValueError, RuntimeError):  # gone; an empty closure; changed by another thread meanwhile
@@ -133,6 +144,7 @@ class Anchors:
 
 
 _contents = operator.attrgetter("cell_contents")
+_dict_of, _order_of = operator.attrgetter("__dict__"), operator.attrgetter("__mro__")
 
 
 def _elements(container: Any) -> Iterable[Any]:
@@ -302,6 +314,7 @@ class Reads:
                 raise Unread(f"it reads the state of a generator, {_shown(path)}")
         elif isinstance(value, weakref.ref):
             self._note(path, weakref.ref)
+            self.anchors.references.append((value, value()))
             self._value(value(), (path, "()"))
         elif isinstance(value, _CONTAINERS):
             self._container(value, kind, path)
@@ -322,6 +335,8 @@ class Reads:
                 self._value(name, path)
                 self._value(part, (path, f"[{name!r}]" if isinstance(name, (str, int)) else "[...]"))
             if isinstance(value, collections.defaultdict):
+                self.anchors.objects.append(value)
+                self.anchors.slots.append(("default_factory", value.default_factory))
                 self._value(value.default_factory, path)
         else:
             if not isinstance(value, tuple) or value:
@@ -402,6 +417,8 @@ class Reads:
             return
         if type(value) is not type and _is_python_class(type(value)):
             self._value(type(value), path)
+        self.anchors.classes.append(value)
+        self.anchors.orders.append(value.__mro__)
         for of in value.__mro__:
             if of.__module__ == "builtins" or not _is_python_class(of):
                 continue
@@ -431,8 +448,12 @@ class Reads:
         if id(kind) not in self._places:
             self._places[id(kind)] = len(self._places)
             self._class(kind, (None, kind.__name__))
+        self.anchors.instances.append(value)
+        self.anchors.kinds.append(kind)
         own = getattr(value, "__dict__", None)
         if own is not None:
+            self.anchors.owners.append(value)
+            self.anchors.owned.append(own)
             self._read(own, path)
         for of in kind.__mro__:
             slots = of.__dict__.get("__slots__", ())
