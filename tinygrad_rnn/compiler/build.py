@@ -47,10 +47,10 @@ class Draft:
         needs_x: Sequence[bool],
     ) -> None:
         self.rows, self.dtype = _rows(list(leaves(carry)), list(leaves(xs[0])), needs_x)
-        self.first, self.carry, self.y = _one_step(step, carry, xs[0], needs_x)
+        self.first, self.carry, self.y = one_step(step, carry, xs[0], needs_x)
         self.traces = [self.first.trace]
         for x in xs[1:]:
-            again, _, _ = _one_step(step, self.carry, x, needs_x)
+            again, _, _ = one_step(step, self.carry, x, needs_x)
             self.traces.append(again.trace)
             own = [*self.first.after, *self.first.outputs]
             self.first.trace.compare(again.trace, own, [*again.after, *again.outputs])
@@ -78,6 +78,7 @@ class Planned:
         next, ys: the nodes of the next carry and of the outputs.
         kept: nodes that the forward run saves for the gradient.
         x_gradients: of one step; `of_fixtures` for captured tensors (by number) their total.
+        outline: what a step does, to be compared with one of other rows.
         repeatable: whether all that it takes from outside is among the tensors read.
         unused: parts of the carry that no step takes.
         used_grams, used_sums, beside: as `Gradient` has them.
@@ -119,6 +120,7 @@ class Planned:
         self.forward = Schedule(program.forward, builder, "forward")
         self._take(gradient, program)
         self._bind(tensors, draft.captured)
+        self.outline = traced.trace.outline()
 
     def _bind(self, tensors: Sequence[Any], captured: set[int]) -> None:
         """Find what is taken from outside among the tensors that the step reads."""
@@ -191,7 +193,7 @@ class Planned:
         return node
 
 
-def _one_step(
+def one_step(
     step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any, needs_x: Sequence[bool]
 ) -> tuple[TracedStep, Any, Any]:
     """One step run: what it did, and the carry and y that it returned."""

@@ -83,6 +83,8 @@ class Compiled:
             end += low.sums[i].width
         if not program.listed:
             program.release()
+        #: For how many rows it is known that a step does the same.
+        self.rows_seen: set[int] = set()
         self._kept: Taken | None = None
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}

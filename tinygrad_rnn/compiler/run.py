@@ -19,7 +19,7 @@ from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
-from .build import Draft, Planned
+from .build import Draft, Planned, one_step
 from .compiled import Compiled
 from .front.guards import Source, known_of
 from .front.probe import Probe, Settled
@@ -28,7 +28,7 @@ from .fused import run as run_fused
 from .lower import exact
 from .ragged import Ragged, over_live_rows
 from .steady import Steady
-from .trace import NotFused
+from .trace import NotFused, same_for_rows
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -289,8 +289,7 @@ class Loop:
         return probe.why, made
 
     def _probe(self, strict: bool, listed: bool) -> Probe:
-        count = self.steps if self.every is None else min(self.steps, self.every)
-        return Probe(self.source.roots, lambda probe: self._compiled(probe, listed), count, strict)
+        return Probe(self.source.roots, lambda probe: self._compiled(probe, listed), self.steps, strict)
 
     def _kind(self) -> Any:
         """What a program depends on besides what the step reads."""
@@ -335,10 +334,31 @@ class Loop:
         finally:
             state.watchers = watchers
 
+    def _check_rows(self, compiled: Compiled, ragged: Ragged) -> None:
+        """Raise NotFused where the step does something else for fewer rows, as they live at some step."""
+        program, state = compiled.program, thread.state
+        counts = {int(n) for n in ragged.live if n} - {program.rows, *compiled.rows_seen}
+        watchers, state.watchers = state.watchers, ()
+        draws = Draws()
+        try:
+            for count in counts:
+                carry = map_nest(lambda part, n=count: Tensor(part._array[:n]), self.carry)
+                x = map_nest(lambda x, n=count: Tensor(x._array[0, :n]), self.xs)
+                with at(self.place), nothing_compiled(), draws:
+                    made = one_step(self.step, carry, x, _needs(self.xs))[0].trace.outline()
+                if not same_for_rows(program.outline, made, program.rows, count):
+                    raise NotFused("the step does something else for fewer rows, and here rows end at different steps")
+                compiled.rows_seen.add(count)
+        finally:
+            draws.take_back()
+            state.watchers = watchers
+
     def _run(self, compiled: Compiled, reads: Reads) -> tuple[Any, Any]:
         if compiled.program.whole:
             _check_whole(compiled.program, self.carry, self.xs)
         ragged, place = self.ragged, self.place
+        if ragged is not None:
+            self._check_rows(compiled, ragged)
 
         def run(carry: Any, xs: Any, a: int = 0) -> tuple[Any, Any]:
             def eagerly(carry: Any, xs: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tape import Node, Watcher, writes
+from ..autograd.tape import Node, Watcher, tick, writes
 from ..ops.op import Elementwise, Op
 from ..ops.random import Draws
 from .front.line import users_line
@@ -62,7 +62,7 @@ class Trace(Watcher):
         self.done: list[Traced] = []
         self.numbers: dict[int, bool | int | float] = {}
         self.names: dict[int, tuple[str, int]] = {x.node.order: ("start", i) for i, x in enumerate(starts)}
-        self.latest = writes.latest
+        self.latest, self._since = writes.latest, tick()
         self.draws = Draws()
         self.trouble: NotFused | None = None
 
@@ -138,6 +138,20 @@ class Trace(Watcher):
             raise NotFused("a tensor that wants a gradient of its own is made inside the step")
         return bool(x.dtype == y.dtype and _bits(x._array, y._array))
 
+    def outline(self) -> list[tuple[Any, ...]]:
+        """What the step does, without the numbers: of each operation its settings, and where its inputs come from."""
+        return [(one.op, self._settings(one), [self._source(x) for x in one.inputs]) for one in self.done]
+
+    def _source(self, x: Any) -> Any:
+        if x is None:
+            return None
+        order = x.node.order
+        if order in self.names:
+            return self.names[order]
+        if order in self.numbers:
+            return "number", float(self.numbers[order]).hex()
+        return ("outside",) if order <= self._since else ("inside", x._array)
+
     def captured(self, other: Trace) -> set[int]:
         """The tensors that both steps took from outside, by the clock numbers of their nodes."""
         both = [
@@ -145,6 +159,24 @@ class Trace(Watcher):
             for t in (self, other)
         ]
         return both[0] & both[1]
+
+
+def same_for_rows(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]], rows: int, others: int) -> bool:
+    """Whether two outlines say the same, of a step of so many rows and of one of other rows."""
+
+    def same(a: Any, b: Any, exact: bool) -> bool:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return a.keys() == b.keys() and all(same(a[key], b[key], exact) for key in a)
+        if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+            return len(a) == len(b) and all(same(x, y, exact) for x, y in zip(a, b))
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape[:1] == (rows,) != b.shape[:1]:
+            return b.shape == (others, *a.shape[1:]) and _bits(a[: len(b)], b[: len(a)])
+        return _equal(a, b) or (not exact and type(a) is type(b) is int and (a, b) == (rows, others))
+
+    return len(one) == len(other) and all(
+        a[0] is b[0] and same(a[1], b[1], isinstance(a[0], Elementwise)) and same(a[2], b[2], False)
+        for a, b in zip(one, other)
+    )
 
 
 _NO_FUNCTION = "the step is no function of what it is given: run again, it does something else"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.tape import Watcher, thread
+from ...autograd.tensor import Tensor
 from ...ops import random
 from ...ops.random import Draws
 from ..trace import NotFused, Trace
@@ -68,7 +69,7 @@ class Probe:
 
     def step(self, step: Callable[[Any, Any], Any], carry: Any, x: Any) -> Any:
         """Run one step for real, watched."""
-        trace = Trace()
+        trace = _Seen()
         with self.draws, trace.draws, trace, self.observer:
             made = step(carry, x)
         self.traces.append(trace)
@@ -167,6 +168,13 @@ class Probe:
 _OWN_DRAW = "the step draws from a generator by itself, which no kernel does"
 
 
+class _Seen(Trace):
+    """A trace that holds no tensor of the run's: leaves that die in the step shall die."""
+
+    def see(self, node: Any, inputs: Any, y: Any) -> None:
+        super().see(node, [x if x is None else Tensor(x._array, x.node, x._requires_grad) for x in inputs], y)
+
+
 class _Withheld(Watcher):
     """Keeps what those who watch the run would have seen, until it is known whether it goes on."""
 
@@ -176,7 +184,8 @@ class _Withheld(Watcher):
         self.events: list[tuple[Any, Any, Any]] = []
 
     def see(self, node: Any, inputs: Any, y: Any) -> None:
-        self.events.append((node, inputs, y))
+        shadows = [x if x is None else Tensor(x._array, x.node, x._requires_grad) for x in inputs]
+        self.events.append((node, shadows, y))
 
     def see_read(self, x: Any) -> None:
         self.events.append((None, None, x))
