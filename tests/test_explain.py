@@ -21,7 +21,7 @@ def test_an_lstm_pass_by_pass():
         "# forget_gate",
         "prologue, for many steps at once",
         "loop, at every step",
-        "Saved by the forward run",
+        "rematerialise: saved by the forward run",
         "sum of",
     ):
         assert part in text, part

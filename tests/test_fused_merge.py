@@ -18,7 +18,7 @@ def products(step, init, xs):
     """The products in the loops of the forward and of the backward run, as `explain` shows them."""
     text = str(tg.explain(lambda: tg.scan(step, init, xs)))
     assert ": fused" in text
-    found = [re.findall(r"product  %\d+ = (.*?) +\d+", part) for part in text.split("6. In order")]
+    found = [re.findall(r"product  %\d+ = (.*?) +\d+", part) for part in text.split("6. merge, schedule")]
     return [len(part) for part in found], "\n".join([line for part in found for line in part])
 
 

@@ -44,23 +44,30 @@ class Explanation:
         yield f"  {found.dtype}, {len(found.low.step.nodes)} values, {len(found.kept)} saved for the gradient"
         names, labels = self._named(found), found.low.step.labels
         outside = ", ".join(dict.fromkeys(names.values())) or "no others"
-        yield from _section("1. One step, as traced", found.traced[0].splitlines())
+        yield from _section("1. trace: one step as it ran", found.traced[0].splitlines())
         yield from _section(
-            f"2. The same on rows, each value once; from outside come {outside}",
+            f"2. lower: the same on rows, each value once; from outside come {outside}",
             listed(reachable([*found.next, *found.ys]), names, labels),
         )
-        yield from _section("3. In order: hoisted, step by step, sunk; one loop wherever no product lies between",
-                            _phases(found.forward, names, labels))  # fmt: skip
+        yield from _section(
+            "3. merge, schedule: prologue, loop and epilogue; one loop over the row wherever no product lies between",
+            _phases(found.forward, names, labels),
+        )
         if found.backward is None:
             yield "no gradient is asked for"
             return
         yield from _section(
-            "4. The gradient of one step, by the operations' own derivatives", found.traced[1].splitlines()
+            "4. differentiate: the gradient of one step, by the operations' own derivatives",
+            found.traced[1].splitlines(),
         )
         kept = [f"{value!r}" for value in found.kept]
-        yield from _section("5. Saved by the forward run; all else is computed again", kept or ["nothing"])
-        yield from _section("6. In order, from the last step to the first", _phases(found.backward, names, labels))
-        yield from _section("7. Summed over all steps at once, behind the loop", _sums(found))
+        yield from _section(
+            "5. rematerialise: saved by the forward run; all else is computed again", kept or ["nothing"]
+        )
+        yield from _section(
+            "6. merge, schedule: from the last step to the first", _phases(found.backward, names, labels)
+        )
+        yield from _section("7. weight gradients: summed over all steps at once, behind the loop", _sums(found))
 
     def _named(self, program: Planned) -> dict[str, str]:
         """Names for what the step takes from outside: w0, v1, ... become those of parameters, where they have one."""
