@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import cli, settings
-from tinygrad_rnn.compiler import compiled
+from tinygrad_rnn.compiler.runtime import executable as compiled
 
 
 def test_an_lstm_pass_by_pass():

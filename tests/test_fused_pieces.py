@@ -11,7 +11,7 @@ from test_fused import CELLS, agree, both, tensor, weighted
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
 from tinygrad_rnn.autograd.nest import leaves, map_nest
-from tinygrad_rnn.compiler import run
+from tinygrad_rnn.compiler import scan as scanning
 from tinygrad_rnn.errors import FusionError, GraphError
 from tinygrad_rnn.kernels.runtime import pool
 
@@ -57,8 +57,8 @@ def test_second_derivatives_and_closures():
 
 
 def test_a_step_is_traced_once_for_all_pieces(monkeypatch):
-    made, planned = [], run.Planned
-    monkeypatch.setattr(run, "Planned", lambda *given: made.append(0) or planned(*given))
+    made, planned = [], scanning.Planned
+    monkeypatch.setattr(scanning, "Planned", lambda *given: made.append(0) or planned(*given))
     w, x = tensor(3, 4, 4), tensor(1, 16, 3, 4)
     tg.scan(lambda h, x: (tg.tanh(h @ w + x), h), tensor(2, 3, 4), x, checkpoint=4)[0].sum().backward()
     assert len(made) == 1

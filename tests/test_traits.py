@@ -12,7 +12,7 @@ from test_fused import both, tensor
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.compiler.homes import Homes
+from tinygrad_rnn.compiler.runtime.gradient_buffers import Homes
 from tinygrad_rnn.errors import DeclarationError, DtypeError
 from tinygrad_rnn.kernels import scalar
 from tinygrad_rnn.ops import REGISTRY

@@ -26,7 +26,7 @@ from .autograd.tape import Tape, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, from_numpy, tensor
 from .autograd.transforms import hessian, hvp, jacobian, jvp, vjp
 from .compiler.explain import Explanation, explain
-from .compiler.run import engine, scan
+from .compiler.scan import engine, scan
 from .files import load, save
 from .nn.telemetry import record
 from .ops.activation import elu, gelu, hard_sigmoid, leaky_relu, silu, softsign

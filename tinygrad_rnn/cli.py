@@ -96,7 +96,7 @@ def _warmup(chosen: argparse.Namespace) -> None:
     from . import nn, settings
     from .autograd.create import zeros
     from .autograd.tape import no_grad
-    from .compiler.run import engine
+    from .compiler.scan import engine
 
     if not settings.jit_enabled:
         raise ArgumentError("warmup: nothing is compiled here", got="TINYGRAD_RNN_JIT=0")

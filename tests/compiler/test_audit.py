@@ -10,9 +10,9 @@ from support.audited import audited, inspected, memory_of, run_of
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.compiler import layout as layouts
-from tinygrad_rnn.compiler.compiled import Compiled
 from tinygrad_rnn.compiler.front.guards import Known, Source
+from tinygrad_rnn.compiler.runtime import layout as layouts
+from tinygrad_rnn.compiler.runtime.executable import Compiled
 from tinygrad_rnn.kernels import gemm
 from tinygrad_rnn.kernels.runtime import audit
 from tinygrad_rnn.kernels.runtime.audit import Memory, MemoryFault
@@ -167,7 +167,7 @@ def test_sequences_of_any_size_are_addressed_right():
     source = Source((step,), known)
     with audited(keep), contextlib.suppress(_Stopped):
         x = tg.zeros(8, 4, width, requires_grad=True)
-        tg.compiler.run.unrolled(step, tg.zeros(4, width), x, layouts_place(), engine="fused", source=source)
+        tg.compiler.scan.unrolled(step, tg.zeros(4, width), x, layouts_place(), engine="fused", source=source)
     (compiled,) = known.programs
     assert isinstance(compiled, Compiled)
     row = width * 4

@@ -7,7 +7,8 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.compiler import build, compiled
+from tinygrad_rnn.compiler import program as build
+from tinygrad_rnn.compiler.runtime import executable as compiled
 from tinygrad_rnn.errors import FusionError
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinygrad_rnn.autograd.backward import grad_up_to
 from tinygrad_rnn.autograd.tensor import Tensor
-from tinygrad_rnn.compiler.outside import Bound, Fixtures, Totals
+from tinygrad_rnn.compiler.runtime.captures import Bound, Fixtures, Totals
 from tinygrad_rnn.ir.interpret import run
 
 

@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 
-from tinygrad_rnn.compiler import layout as layouts
+from tinygrad_rnn.compiler.runtime import layout as layouts
 from tinygrad_rnn.kernels.runtime import audit
 from tinygrad_rnn.kernels.runtime.interpreter import vectors
 from tinygrad_rnn.kernels.runtime.table import Head, Slot

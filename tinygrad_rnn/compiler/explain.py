@@ -7,11 +7,11 @@ from typing import Any
 
 from ..autograd.tape import Place, enable_grad
 from ..ir.nodes import listed, reachable
-from .build import Planned
-from .forms import Recipe
+from .front.forms import Recipe
 from .passes.levels import Level
 from .passes.schedule import RowPhase, Schedule
-from .run import explaining
+from .program import Planned
+from .scan import explaining
 
 
 class Explanation:

@@ -11,7 +11,7 @@ from ..autograd.nest import map_nest
 from ..autograd.tape import Place, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..compiler.front.guards import Known, Source
-from ..compiler.run import at, checked_engine, pieces_of, unrolled
+from ..compiler.scan import at, checked_engine, pieces_of, unrolled
 from ..errors import ArgumentError, ShapeError
 from ..ops.random import dropout
 from ..ops.shape import concat, permute_dims

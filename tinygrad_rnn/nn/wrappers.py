@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd.create import ones_like, zeros
 from ..autograd.nest import alike, leaves, like, map_nest, skeleton, structure
 from ..autograd.tensor import as_tensor, tensor
-from ..compiler.run import trial
+from ..compiler.scan import trial
 from ..errors import ArgumentError, ShapeError
 from ..ops.elementwise import where
 from ..ops.random import dropout, dropped, fresh_key

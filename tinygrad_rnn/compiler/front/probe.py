@@ -17,9 +17,9 @@ from ...autograd.tape import Watcher, thread
 from ...autograd.tensor import Tensor
 from ...ops import random
 from ...ops.random import Draws
-from ..trace import NotFused, Trace
 from .observe import Observer
 from .reads import Reads
+from .trace import NotFused, Trace
 
 
 class Settled(BaseException):

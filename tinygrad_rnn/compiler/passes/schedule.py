@@ -15,7 +15,7 @@ from ...ir.loops import At, Known, Located, Placed, TooWide
 from ...ir.nodes import WHOLE_ROWS, Join, Node, Product, Slice, reachable
 from ...ir.program import Direction, Key, Wanted
 from ...kernels import scalar
-from ..trace import NotFused
+from ..front.trace import NotFused
 from .levels import Level, Order, When
 from .merge import terms_of
 from .pieces import pieces

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.nodes import Input, Lookup, Node
-from ..kernels import scalar
-from ..ops.shape import permute_dims
+from ...ir.nodes import Input, Lookup, Node
+from ...kernels import scalar
+from ...ops.shape import permute_dims
 from .forms import Fixed, Recipe, Row, Tall, Turned
 from .trace import NotFused, Traced
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.backward import grad_up_to
-from ..autograd.tape import root_of
-from ..autograd.tensor import Tensor
-from ..ir.program import Key
-from ..kernels.runtime.pool import address_of, empty, zeros
-from .build import Planned
-from .forms import Recipe, Total
-from .outside import Fixtures, Totals
+from ...autograd.backward import grad_up_to
+from ...autograd.tape import root_of
+from ...autograd.tensor import Tensor
+from ...ir.program import Key
+from ...kernels.runtime.pool import address_of, empty, zeros
+from ..front.forms import Recipe, Total
+from ..program import Planned
+from .captures import Fixtures, Totals
 
 
 class Home(NamedTuple):

@@ -15,13 +15,13 @@ from ..autograd.tensor import Tensor
 from ..ir.nodes import Input, Node
 from ..ir.program import Direction, Program, Wanted, given_of
 from ..ops.random import RandomKey
-from .differentiate import Gradient, TracedStep, differentiate, flowing, node_of
-from .forms import Lone, Recipe, Row
-from .lower import Lowering
+from .front.differentiate import Gradient, TracedStep, differentiate, flowing, node_of
+from .front.forms import Lone, Recipe, Row
+from .front.lower import Lowering
+from .front.trace import NotFused, Trace
 from .passes.merge import merge
 from .passes.rematerialise import rematerialise
 from .passes.schedule import Schedule
-from .trace import NotFused, Trace
 
 
 class Draft:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ir.nodes import Block, Kth, Lookup, Product
-from ..ir.program import Key
-from ..kernels.runtime import threads
-from ..kernels.runtime.interpreter import BLOCK, WIDE, interpreter, patching
-from ..kernels.runtime.table import Address, Entry, Gemm, Head, Kind, Panels, Side, Slot, Target, phase, template
-from .passes.schedule import RowPhase, Schedule
-from .trace import NotFused
+from ...ir.nodes import Block, Kth, Lookup, Product
+from ...ir.program import Key
+from ...kernels.runtime import threads
+from ...kernels.runtime.interpreter import BLOCK, WIDE, interpreter, patching
+from ...kernels.runtime.table import Address, Entry, Gemm, Head, Kind, Panels, Side, Slot, Target, phase, template
+from ..front.trace import NotFused
+from ..passes.schedule import RowPhase, Schedule
 
 #: Multiplications below which one thread does all: waking another takes longer.
 SMALL = 3_000_000

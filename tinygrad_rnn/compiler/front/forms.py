@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-from ..ir.nodes import Node
+from ...ir.nodes import Node
 
 
 class Row(NamedTuple):

@@ -6,16 +6,16 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .. import settings
-from ..ir.program import Key
-from ..kernels.codegen import jit
-from ..kernels.runtime.table import Address, Head, Slot
-from .build import Planned
-from .homes import Homes
+from ... import settings
+from ...ir.program import Key
+from ...kernels.codegen import jit
+from ...kernels.runtime.table import Address, Head, Slot
+from ..front.trace import NotFused
+from ..passes.schedule import ONES, Schedule
+from ..program import Planned
+from .captures import Bound, Fixtures
+from .gradient_buffers import Homes
 from .layout import SAVED, WORK, Layout, WeightGradient
-from .outside import Bound, Fixtures
-from .passes.schedule import ONES, Schedule
-from .trace import NotFused
 
 
 class Strides(NamedTuple):

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..autograd import tape
-from ..autograd.tape import thread
-from ..autograd.tensor import Tensor
-from ..ir.builder import Builder
-from ..ir.nodes import Draw, Map, Node
-from ..ops.op import Elementwise
-from ..ops.shape import permute_dims
+from ...autograd import tape
+from ...autograd.tape import thread
+from ...autograd.tensor import Tensor
+from ...ir.builder import Builder
+from ...ir.nodes import Draw, Map, Node
+from ...ops.op import Elementwise
+from ...ops.shape import permute_dims
 from .forms import Fixed, Lone, Recipe, Row, Tall, Total, Turned
 from .rules import RULES, viewed
 from .trace import NotFused, Trace, Traced

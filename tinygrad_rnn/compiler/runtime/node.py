@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.backward import grad
-from ..autograd.nest import leaves, like
-from ..autograd.replay import joined, redirected
-from ..autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
-from ..autograd.tensor import Tensor
-from ..errors import GraphError
-from ..ir.program import Key
-from ..kernels.random import gumbels, masks
-from ..kernels.runtime import threads
-from ..kernels.runtime.pool import Block, address_of, empty, readable
-from ..ops.random import Draws, fresh_keys
-from ..ops.shape import astype
+from ...autograd.backward import grad
+from ...autograd.nest import leaves, like
+from ...autograd.replay import joined, redirected
+from ...autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
+from ...autograd.tensor import Tensor
+from ...errors import GraphError
+from ...ir.program import Key
+from ...kernels.random import gumbels, masks
+from ...kernels.runtime import threads
+from ...kernels.runtime.pool import Block, address_of, empty, readable
+from ...ops.random import Draws, fresh_keys
+from ...ops.shape import astype
+from ..front.reads import Reads
+from ..front.trace import NotFused
+from ..passes.schedule import ONES
 from . import layout as layouts
-from .compiled import Compiled
-from .front.reads import Reads
+from .executable import Compiled
 from .layout import LIVE, SAVED, WORK, Layout
-from .passes.schedule import ONES
 from .ragged import Ragged
-from .trace import NotFused
 
 #: The one that sums are products with.
 _ONES = {char: np.ones(1, char) for char in "fd"}

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.nest import alike, leaves, map_nest, structure
-from ..autograd.tensor import Tensor, as_tensor
-from ..errors import ShapeError
+from ...autograd.nest import alike, leaves, map_nest, structure
+from ...autograd.tensor import Tensor, as_tensor
+from ...errors import ShapeError
 
 
 class Steady:

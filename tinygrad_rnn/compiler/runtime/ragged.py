@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.nest import map_nest
-from ..autograd.tensor import Tensor
-from ..ops.arrange import pad
-from ..ops.shape import concat
+from ...autograd.nest import map_nest
+from ...autograd.tensor import Tensor
+from ...ops.arrange import pad
+from ...ops.shape import concat
 
 Over = Callable[[Any, Any, int], tuple[Any, Any]]
 Stretch = tuple[int, int, int]

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tape
-from ..autograd.backward import grad_up_to
-from ..autograd.tape import enable_grad
-from ..autograd.tensor import Tensor
-from ..ir.nodes import Node
-from ..ir.program import Direction, Gemm, Key, Program, Wanted, given_of
-from ..kernels import scalar
+from ...autograd import tape
+from ...autograd.backward import grad_up_to
+from ...autograd.tape import enable_grad
+from ...autograd.tensor import Tensor
+from ...ir.nodes import Node
+from ...ir.program import Direction, Gemm, Key, Program, Wanted, given_of
+from ...kernels import scalar
 from .forms import Fixed, Row, Total
 from .lower import Lowering
 from .trace import NotFused, Trace

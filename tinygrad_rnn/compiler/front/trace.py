@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tape import Node, Watcher, tick, writes
-from ..ops.op import Elementwise, Op
-from ..ops.random import Draws
-from .front.line import users_line
+from ...autograd.tape import Node, Watcher, tick, writes
+from ...ops.op import Elementwise, Op
+from ...ops.random import Draws
+from .line import users_line
 
 
 class NotFused(Exception):

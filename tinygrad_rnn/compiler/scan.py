@@ -19,16 +19,16 @@ from ..errors import ArgumentError, FusionError, ShapeError, TinygradError
 from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
-from .build import Draft, Planned, one_step
-from .compiled import Compiled
 from .front.guards import Source, known_of
+from .front.lower import exact
 from .front.probe import Probe, Settled
 from .front.reads import Reads
-from .fused import run as run_fused
-from .lower import exact
-from .ragged import Ragged, over_live_rows
-from .steady import Steady
-from .trace import NotFused, same_for_rows
+from .front.signature import Steady
+from .front.trace import NotFused, same_for_rows
+from .program import Draft, Planned, one_step
+from .runtime.executable import Compiled
+from .runtime.node import run as run_fused
+from .runtime.ragged import Ragged, over_live_rows
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 

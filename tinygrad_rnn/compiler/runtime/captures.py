@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd.tape import root_of, thread
-from ..ir.program import Key
-from ..kernels.runtime.pool import address_of, readable
-from ..ops.op import Elementwise
-from .forms import Recipe, Total
-from .lower import Lowering
-from .trace import NotFused
+from ...autograd.tape import root_of, thread
+from ...ir.program import Key
+from ...kernels.runtime.pool import address_of, readable
+from ...ops.op import Elementwise
+from ..front.forms import Recipe, Total
+from ..front.lower import Lowering
+from ..front.trace import NotFused
 
 
 class Fixtures:
