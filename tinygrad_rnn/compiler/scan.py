@@ -374,7 +374,7 @@ class Loop:
                 first = self.first + a
                 return Loop(self.step, carry, xs, here, first, None, ragged, self.source).eager()
 
-            before = self.steps - a - _length(xs) if place.reverse else a
+            before = self.steps - a - _length(xs) if place.reverse and self.every is not None else a
             with at(place):
                 return kind(compiled, eagerly, carry, xs, place.reverse, reads, ragged, before).forward()
 
