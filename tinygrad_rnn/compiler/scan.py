@@ -300,17 +300,13 @@ class Loop:
 
     def _kind(self) -> Any:
         """What a program depends on besides what the step reads."""
-        state, source = thread.state, self.source
+        carry, xs = self.carry, self.xs
+        of_x = [(x._array.shape[1:], x._array.dtype.char, x._requires_grad) for x in leaves(xs)]
+        of_carry = [(part._array.shape, part._array.dtype.char, part._requires_grad) for part in leaves(carry)]
         return (
-            tuple([(x._array.shape[1:], x._array.dtype.char, x._requires_grad) for x in leaves(self.xs)]),
-            tuple([(p._array.shape, p._array.dtype.char, p._requires_grad) for p in leaves(self.carry)]),
-            form(self.xs),
-            form(self.carry),
-            state.enabled,
-            self.place.reverse,
-            settings.default_dtype,
-            source.more,
-        )
+            *of_x, *of_carry, None if type(xs) is Tensor else form(xs), None if type(carry) is Tensor else form(carry),
+            thread.state.enabled, self.place.reverse, settings.default_dtype, self.source.more,
+        )  # fmt: skip
 
     def _compiled(self, probe: Probe, listed: bool) -> Compiled:
         """What the first two steps say of all."""

@@ -68,8 +68,11 @@ class Cell(Module):
 
     def for_sequence(self) -> Cell:
         """The cell to run over one sequence: with drawn what is drawn once a sequence, here and in cells inside."""
-        made: Cell = begun(self)
-        return made
+        for part in vars(self).values():  # at each call of a layer: mostly there is none
+            if isinstance(part, Module):
+                made: Cell = begun(self)
+                return made
+        return self
 
     def with_attribute(self, name: str, value: Any) -> Cell:
         """A copy that shares the parameters, with another attribute; dots lead to one of a module inside."""

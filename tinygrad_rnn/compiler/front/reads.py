@@ -115,42 +115,59 @@ class Anchors:
         self.names.append(name)
         self.values.append(value)
 
+    def seal(self) -> None:
+        """Leave out what there is none of: a look is taken at each call of a layer."""
+        same = [
+            (operator.getitem, (self.mappings, self.names), self.values),
+            (type, (self.instances,), self.kinds),
+            (_dict_of, (self.owners,), self.owned),
+            (_order_of, (self.classes,), self.orders),
+            (_contents, (self.cells,), self.contents),
+            (_slot_of, (self.objects, [slot for slot, _ in self.slots]), [part for _, part in self.slots]),
+            (_target_of, ([reference for reference, _ in self.references],), [was for _, was in self.references]),
+            (_code_of, ([f for f, *_ in self.functions],), [code for _, code, _, _ in self.functions]),
+            (_defaults_of, ([f for f, *_ in self.functions],), [defaults for *_, defaults, _ in self.functions]),
+            (_named_defaults_of, ([f for f, *_ in self.functions],), [named for *_, named in self.functions]),
+        ]
+        self._same: list[Any] = [entry for entry in same if entry[2]]
+
     def hold(self) -> bool:
         """Whether everything is what it was, each thing itself."""
-        same = operator.is_
         try:
-            return (
-                all(map(same, map(type, self.instances), self.kinds))
-                and all(map(same, map(_dict_of, self.owners), self.owned))
-                and all(map(same, map(_order_of, self.classes), self.orders))
-                and all(map(same, map(operator.getitem, self.mappings, self.names), self.values))
-                and all(map(operator.eq, map(list, self.dicts), self.keys))
-                and all(map(same, map(_contents, self.cells), self.contents))
-                and not any(name in mapping for mapping, name in self.absent)
-                and all(
-                    f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is named
-                    for f, code, defaults, named in self.functions
-                )
-                and all(
-                    len(container) == len(was) and all(map(same, _elements(container), was))
-                    for container, was in self.containers
-                )
-                and all(_digest(array) == was for array, was in self.others)
-                and all(reference() is target for reference, target in self.references)
-                and all(getattr(of, slot, _MISSING) is was for of, (slot, was) in zip(self.objects, self.slots))
-            )
+            for look, columns, values in self._same:
+                if not all(map(operator.is_, map(look, *columns), values)):
+                    return False
+            if not all(map(operator.eq, map(list, self.dicts), self.keys)):
+                return False
+            for mapping, name in self.absent:
+                if name in mapping:
+                    return False
+            for container, was in self.containers:
+                now = _elements(container)
+                if len(now) != len(was) or not all(map(operator.is_, now, was)):
+                    return False
+            return all([_digest(array) == was for array, was in self.others])
         except (KeyError, ValueError, RuntimeError):  # gone; an empty closure; changed by another thread meanwhile
             return False
 
 
 _contents = operator.attrgetter("cell_contents")
 _dict_of, _order_of = operator.attrgetter("__dict__"), operator.attrgetter("__mro__")
+_code_of, _defaults_of = operator.attrgetter("__code__"), operator.attrgetter("__defaults__")
+_named_defaults_of = operator.attrgetter("__kwdefaults__")
 
 
-def _elements(container: Any) -> Iterable[Any]:
-    if isinstance(container, Mapping):
-        return [x for pair in container.items() for x in pair]
-    return container  # type: ignore[no-any-return]
+def _slot_of(value: Any, slot: str) -> Any:
+    return getattr(value, slot, _MISSING)
+
+
+def _target_of(reference: Any) -> Any:
+    return reference()
+
+
+def _elements(container: Any) -> Any:
+    """What a container holds, in order; of a mapping its keys and its values."""
+    return [*container, *container.values()] if isinstance(container, Mapping) else container
 
 
 def _digest(array: Any) -> Any:
@@ -201,6 +218,7 @@ class Reads:
             self.trouble = "what it reads is nested too deep to be looked into"
         self.key = tuple(self._noted)
         self._held.clear()
+        self.anchors.seal()
         self._arrays = [t._array for t in self.tensors]
         self._needs = [t._requires_grad for t in self.tensors]
 

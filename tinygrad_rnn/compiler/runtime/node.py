@@ -125,11 +125,14 @@ class Run:
         made = iter(tensors)  # not kept here, or run and tensors would hold each other
         return like(program.carry, made), like(program.y, made)
 
-    def _ends(self) -> list[bool]:
+    def _ends(self) -> Sequence[bool]:
         """To which parts of the final carry a gradient goes: with lengths, to those that it goes to of any row, or of
         one of no steps, as the eager engine joins the rows that have ended."""
-        lengths = [self.steps] if self.ragged is None else [0, *self.ragged.lengths.tolist()]
-        return [any(flows) for flows in zip(*[self.compiled.program.flow.after(self.before + n) for n in {*lengths}])]
+        flow = self.compiled.program.flow
+        if self.ragged is None:
+            return flow.after(self.before + self.steps)
+        lengths = {0, *self.ragged.lengths.tolist()}
+        return [any(flows) for flows in zip(*[flow.after(self.before + n) for n in lengths])]
 
     def sorted(self, array: Any, axis: int) -> Any:
         """An array's rows in the order in which they run."""
