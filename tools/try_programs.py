@@ -44,6 +44,10 @@ class Task(NamedTuple):
     kept: tuple[int, ...] | None = None
 
 
+#: Tells a worker to audit every fused run.
+AUDITED = "TRY_PROGRAMS_AUDITED"
+
+
 def generator() -> Any:
     """The module that draws programs."""
     sys.path.insert(0, str(ROOT / "tests" / "compiler"))
@@ -58,6 +62,10 @@ def case_of(drawn: Any, task: Task) -> Any:
 def work() -> None:
     """A worker: a task a line from standard input, what came of it a line to where standard output was."""
     drawn = generator()
+    if AUDITED in os.environ:
+        sys.path.insert(0, str(ROOT / "tests"))
+        audited = importlib.import_module("support.audited")
+        audited.layouts.inspect = audited.inspected
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -90,6 +98,8 @@ class Worker:
             environment[name] = "1"
         if self.options.no_compile:
             environment["TINYGRAD_RNN_JIT"] = "0"
+        if self.options.audit:
+            environment[AUDITED] = "1"
         self.done = 0
         return subprocess.Popen(
             [sys.executable, "-X", "faulthandler", __file__, "--worker"],
@@ -255,6 +265,7 @@ def main() -> int:
     parser.add_argument("--without", default="", help="with --one: numbers of lines to leave out, with commas")
     parser.add_argument("--events", default="", help="with --one: numbers of the events to keep, with commas")
     parser.add_argument("--no-compile", action="store_true", help="with TINYGRAD_RNN_JIT=0")
+    parser.add_argument("--audit", action="store_true", help="prove of each fused run that it stays in its memory")
     parser.add_argument("--isolate", action="store_true", help="a process for each program")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds that a program may take")
     parser.add_argument("--show", type=int, default=3, help="how many failing programs to print, made smaller")

@@ -146,7 +146,7 @@ class Anchors:
                 now = _elements(container)
                 if len(now) != len(was) or not all(map(operator.is_, now, was)):
                     return False
-            return all([_digest(array) == was for array, was in self.others])
+            return all(_digest(array) == was for array, was in self.others)
         except (KeyError, ValueError, RuntimeError):  # gone; an empty closure; changed by another thread meanwhile
             return False
 
