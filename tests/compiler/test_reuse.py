@@ -509,3 +509,12 @@ def test_scan_keeps_nothing_alive():
     make()
     gc.collect()
     assert references[0]() is None
+
+
+def test_a_single_step_that_stores_is_not_run_again():
+    for make in (counting, logging, storing, counting_nonlocal, caching):
+        state = Counter()
+        with pytest.raises(FusionError, match=r"does not show whether|changes what it reads"):
+            tg.scan(make(state), tg.zeros(2, 3, dtype=F64), tensor(1, 1, 2, 3), engine="fused")
+        assert state.count <= 1 and len(state.log) <= 1
+    tg.scan(lambda h, x: (tg.tanh(h + x), h), tg.zeros(2, 3, dtype=F64), tensor(1, 1, 2, 3), engine="fused")

@@ -54,6 +54,11 @@ _TYPES: tuple[Any, ...] = (
     collections.deque, collections.OrderedDict, collections.defaultdict, types.MappingProxyType, property,
     type({}.keys()), type({}.values()), type({}.items()), np.ndarray, np.generic, np.dtype, BaseException,
 )  # fmt: skip
+#: Methods that change their object.
+_CHANGING = frozenset({
+    "append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem", "remove", "clear", "add",
+    "discard", "update", "setdefault", "sort", "reverse", "rotate", "__setitem__", "__delitem__", "fill", "put",
+})  # fmt: skip
 #: Methods of classes that make an instance or look one up.
 _OF_CLASSES = frozenset({"__new__", "__init__", "__setattr__", "__getattribute__", "__init_subclass__", "fromkeys",
                          "from_bytes", "mro", "__prepare__", "__subclasshook__", "__instancecheck__", "__reduce_ex__",
@@ -73,13 +78,14 @@ class Observer:
         names: every name that they load or store: attributes and globals.
         any_name: whether attributes were looked up by names that are made while it runs.
         trouble: the first call that cannot be looked into, in words with its line, or "".
+        stored: where something was first stored that is no local variable, or may be none, or "".
     """
 
     def __init__(self) -> None:
         self.entered: dict[int, tuple[CodeType, dict[str, Any]]] = {}
         self.names: set[str] = set()
         self.any_name = False
-        self.trouble = ""
+        self.trouble = self.stored = ""
         self._outer: Any = None
         self._collects = False
 
@@ -109,6 +115,8 @@ class Observer:
                 self.entered[id(code)] = code, frame.f_globals
                 self.names.update(code.co_names)
                 self.any_name |= "__dict__" in code.co_names
+                if not self.stored and not code.co_filename.startswith(LIBRARY):
+                    self.stored = _stores(code)
         elif event == "c_call" and id(code) in self.entered and _is_for_user(frame):
             self._called(argument, frame)
         if callable(self._outer):
@@ -118,6 +126,8 @@ class Observer:
         name, owner = getattr(function, "__name__", "?"), getattr(function, "__self__", None)
         if name in _ANY_NAME and getattr(owner, "__name__", "") == "builtins":
             self.any_name = True
+        if name in _CHANGING and isinstance(owner, _TYPES):
+            self.stored = self.stored or line_of(frame)
         if not self.trouble and not _is_pure(function, name, owner):
             self.trouble = (
                 f"it calls {_called_name(function, name, owner)}, which cannot be looked into ({line_of(frame)})"
@@ -203,17 +213,36 @@ def inner_code(code: CodeType) -> tuple[CodeType, ...]:
     return tuple(found)
 
 
+def _stores(code: CodeType) -> str:
+    """The line at which code stores to what is no variable of its own; "" for none."""
+    line = code.co_firstlineno
+    for instruction in dis.get_instructions(code):
+        line = _line_of(instruction, line)
+        own = instruction.opname == "STORE_DEREF" and instruction.argval not in code.co_freevars
+        if instruction.opname.startswith(_STORING) and not own:
+            return f"{Path(code.co_filename).name}, line {line}"
+    return ""
+
+
+_STORING = ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF", "STORE_SLICE", "DELETE_ATTR", "DELETE_SUBSCR",
+            "DELETE_GLOBAL", "DELETE_DEREF")  # fmt: skip
+
+
+def _line_of(instruction: Any, before: int) -> int:
+    """The line of an instruction, where the one before it is of this line."""
+    starts = instruction.starts_line  # a line, or from Python 3.13 on whether one starts
+    if isinstance(starts, bool):
+        return int(instruction.line_number) if starts and instruction.line_number else before
+    return starts if starts is not None else before
+
+
 def lines_that_name(codes: Iterable[CodeType], name: str) -> str:
     """The first line of some code that stores under a name, or else that loads from it; "" where none does."""
     found = ""
     for code in codes:
-        line: int | None = code.co_firstlineno
+        line = code.co_firstlineno
         for instruction in dis.get_instructions(code):
-            starts: Any = instruction.starts_line
-            if starts is not None and not isinstance(starts, bool):
-                line = starts
-            elif isinstance(starts, bool) and starts:
-                line = getattr(instruction, "line_number", line)
+            line = _line_of(instruction, line)
             if instruction.argval == name and isinstance(instruction.argval, str):
                 where = f"{Path(code.co_filename).name}, line {line}"
                 if instruction.opname.startswith(("STORE", "DELETE")):
