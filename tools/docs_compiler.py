@@ -16,6 +16,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tinygrad_rnn.compiler import scan as engines
 from tinygrad_rnn.compiler.front.observe import Observer, global_names
 from tinygrad_rnn.compiler.front.reads import Reads
 from tinygrad_rnn.compiler.passes.levels import Level, Order
+from tinygrad_rnn.compiler.passes.merge import merge as merged
 from tinygrad_rnn.compiler.passes.schedule import RowPhase
 from tinygrad_rnn.compiler.runtime import layout as layouts
 from tinygrad_rnn.errors import FileError, TinygradError
@@ -201,7 +203,7 @@ def reuse() -> Lines:
         yield said("other numbers in weight_hh", x)
         yield said("a batch of 5 in place of 2", other(8, 5, 2))
         yield said("an x that wants no gradient", other(8, 2, 2).detach())
-        with replaced(cells, "sigmoid", cells.tanh):
+        with replaced(cells, "sigmoid", tg.tanh):
             yield said("another function behind the global `sigmoid`", x)
         yield said("the old function again", x)
         layer.cell.bias_hh.requires_grad = False
@@ -397,7 +399,7 @@ def printed() -> Lines:
 @compiled
 def run() -> Lines:
     found = {}
-    for engine in ("eager", "fused"):
+    for engine in ("eager", "fused", "reference"):
         layer, x = lstm()
         with tg.engine(engine):
             y, _ = layer(x)
@@ -407,10 +409,13 @@ def run() -> Lines:
             weights = list(layer.parameters())
             first = tg.grad((y * y).sum(), [x, *weights], create_graph=True)
             second = tg.grad(sum((g * g).sum() for g in first), [x, *weights])
-        found[engine] = [[y], first, second]
-    for name, one, other in zip(("outputs", "gradients", "second derivatives"), *found.values()):
-        same = all(_agree(a.numpy(), b.numpy()) for a, b in zip(one, other))
-        yield f"{name.ljust(18)} {'agree to 1e-12' if same else 'differ'}"
+            y, _ = layer(x)
+            plain = tg.grad((y * y).sum(), [x, *weights])
+        found[engine] = {"outputs": [y], "gradients": plain, "second derivatives": second}
+    for name, expected in found["eager"].items():
+        for engine in ("fused", "reference"):
+            same = all(_agree(a.numpy(), b.numpy()) for a, b in zip(found[engine][name], expected))
+            yield f"{name.ljust(19)} {engine.ljust(10)} {'agree to 1e-12' if same else 'DIFFER'}"
 
 
 def _agree(one: Any, other: Any) -> bool:
@@ -450,15 +455,12 @@ def interpreted() -> Lines:
 
 @block
 def fault() -> Lines:
-    right = stages.merge
-
     def wrong(program: Any, builder: Any) -> Any:
         """The two parts of the carry's gradient, in each other's place."""
-        made = right(program, builder)
+        made: Any = merged(program, builder)
         one, other, *rest = made.backward.wanted
         swapped = (one._replace(node=other.node), other._replace(node=one.node), *rest)
-        return stages.Program(made.forward, type(made.backward)(made.backward.given, swapped, made.backward.gemms),
-                              made.saved)  # fmt: skip
+        return replace(made, backward=replace(made.backward, wanted=swapped))
 
     layer, x = lstm()
     with replaced(stages, "merge", wrong):
