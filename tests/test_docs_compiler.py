@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinygrad_rnn import settings
@@ -112,3 +113,4 @@ def test_every_line_of_python_runs(monkeypatch, capsys):
     for i, text in enumerate(snippets):
         exec(compile(text, f"<snippet {i}>", "exec"), scope)
     assert "because mean: it mixes rows" in capsys.readouterr().out
+    assert np.abs(scope["made"]["next", 0] - scope["expected"]).max() <= 1e-12
