@@ -36,6 +36,7 @@ from tinygrad_rnn.compiler.passes.schedule import RowPhase
 from tinygrad_rnn.compiler.runtime import layout as layouts
 from tinygrad_rnn.errors import FileError, TinygradError
 from tinygrad_rnn.files import write_whole
+from tinygrad_rnn.ir import numba
 from tinygrad_rnn.ir.nodes import Product, listed, reachable
 from tinygrad_rnn.kernels.runtime.table import BODIES, PHASE, Address, Head, Kind, Panels, Phase, Slot
 from tinygrad_rnn.nn import cells
@@ -453,8 +454,9 @@ def interpreted() -> Lines:
     yield from compared(planned().stages, planned())
 
 
-@block
-def fault() -> Lines:
+def faulty_merge() -> contextlib.AbstractContextManager[None]:
+    """Inside, merge has a fault."""
+
     def wrong(program: Any, builder: Any) -> Any:
         """The two parts of the carry's gradient, in each other's place."""
         made: Any = merged(program, builder)
@@ -462,8 +464,41 @@ def fault() -> Lines:
         swapped = (one._replace(node=other.node), other._replace(node=one.node), *rest)
         return replace(made, backward=replace(made.backward, wanted=swapped))
 
+    return replaced(stages, "merge", wrong)
+
+
+def faulty_print() -> contextlib.AbstractContextManager[None]:
+    """Inside, a plus is printed as a minus."""
+
+    def wrong(*given: Any) -> str:
+        return right(*given).replace("(t_1 + t_2)", "(t_1 - t_2)")
+
+    right = numba.printed
+    return replaced(numba, "printed", wrong)
+
+
+@compiled
+def faulty() -> Lines:
+    yield "fault in        fused      reference"
+    for title, fault in (("nothing", contextlib.nullcontext), ("merge", faulty_merge), ("print", faulty_print)):
+        found = {}
+        with fault():
+            for engine in ("eager", "fused", "reference"):
+                layer, x = lstm()
+                with tg.engine(engine):
+                    y, _ = layer(x)
+                found[engine] = [y, *tg.grad(y.sum(), [x, *layer.parameters()])]
+        said = []
+        for engine in ("fused", "reference"):
+            same = all(_agree(a.numpy(), b.numpy()) for a, b in zip(found[engine], found["eager"]))
+            said.append("agree" if same else "DIFFER")
+        yield f"{title.ljust(15)} {said[0].ljust(10)} {said[1]}"
+
+
+@block
+def fault() -> Lines:
     layer, x = lstm()
-    with replaced(stages, "merge", wrong):
+    with faulty_merge():
         found = tg.explain(layer, x).parts[0][1]
     yield "stage           outputs    gradients"
     yield from compared(found.stages, found)
