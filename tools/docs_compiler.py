@@ -265,7 +265,7 @@ def differentiate() -> Lines:
     nodes = reachable(back.targets(), back.given)
     lines = lines_of([node for node in nodes if node.number not in back.given])
     given = [f"{node.name} from {where(back.given[node.number])}" for node in nodes if node.number in back.given]
-    yield from textwrap.wrap(", ".join(given), 80, subsequent_indent="  ")
+    yield from [", ".join(given[i : i + 5]) for i in range(0, len(given), 5)]
     yield from shortened(lines, 11, 4)
     yield from _wanted(back)
 
