@@ -21,7 +21,7 @@ from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_joint, pull_whole, read_only, summed_to
 from .tape import Node, Place, thread, writes
-from .tensor import Tensor, as_tensor
+from .tensor import Tensor, as_tensor, runs_backward
 
 
 class Pieces:
@@ -53,6 +53,7 @@ class Pieces:
         return total
 
 
+@runs_backward
 def backward(
     outputs: Sequence[Tensor], grads: Sequence[Any], *, retain_graph: bool = False, create_graph: bool = False
 ) -> None:

@@ -17,7 +17,8 @@ from ..ir.program import Direction, Program, Wanted, given_of
 from ..ops.random import RandomKey
 from .front.differentiate import Gradient, TracedStep, differentiate, flowing, node_of
 from .front.forms import Lone, Recipe, Row
-from .front.lower import Lowering
+from .front.lower import lower
+from .front.lowering import Lowering
 from .front.trace import NotFused, Trace
 from .passes.merge import merge
 from .passes.rematerialise import rematerialise
@@ -159,7 +160,7 @@ class Planned:
         for i, one in enumerate(traced.given):
             found = Row(low.step.input(("x", i), (_size(one),)), one.shape[1:]) if one.ndim else Lone()
             low.know(node_of(one), found)
-        low.run(traced.trace)
+        lower(low, traced.trace)
         self.next = [self._row(part) for part in traced.after]
         self.ys = [self._row(part) for part in traced.outputs]
         self._limited()

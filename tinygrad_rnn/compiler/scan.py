@@ -20,7 +20,7 @@ from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .front.guards import Source, known_of
-from .front.lower import exact
+from .front.lowering import exact
 from .front.probe import Probe, Settled
 from .front.reads import Reads
 from .front.signature import Steady

@@ -17,7 +17,8 @@ from ...ir.nodes import Node
 from ...ir.program import Direction, Gemm, Key, Program, Wanted, given_of
 from ...kernels import scalar
 from .forms import Fixed, Row, Total
-from .lower import Lowering
+from .lower import lower
+from .lowering import Lowering
 from .trace import NotFused, Trace
 
 
@@ -146,7 +147,7 @@ def differentiate(
     for one, (_, node) in zip(ones, seeds):
         low.know(node_of(one), Row(node, one.shape[1:]))
     forward = len(low.step.nodes)
-    low.run(trace)
+    lower(low, trace)
     made = iter(found)
     of_carry = [next(made) if flow else None for flow in flows[0]]
     of_x = [next(made) if wants else None for wants in wants_x]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from ...ir.nodes import Input, Lookup, Node
 from ...kernels import scalar
 from ...ops.shape import permute_dims
 from .forms import Fixed, Recipe, Row, Tall, Turned
+from .lowering import Lowering
 from .trace import NotFused, Traced
 
-if TYPE_CHECKING:
-    from .lower import Lowering
-
-Rule = Callable[["Lowering", Traced, list[Any]], Any]
+Rule = Callable[[Lowering, Traced, list[Any]], Any]
 
 #: Rows of a table that may be multiplied anew at each run, instead of a product at each step.
 SMALL_TABLE = 256

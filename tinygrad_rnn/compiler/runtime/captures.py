@@ -12,7 +12,7 @@ from ...ir.program import Key
 from ...kernels.runtime.pool import address_of, readable
 from ...ops.op import Elementwise
 from ..front.forms import Recipe, Total
-from ..front.lower import Lowering
+from ..front.lowering import Lowering
 from ..front.trace import NotFused
 
 
