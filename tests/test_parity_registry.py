@@ -194,6 +194,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "std": axes(torch.std),
     "prod": prod,
     "cumsum": lambda x, axis: x.ravel().cumsum(0) if axis is None else x.cumsum(axis),
+    "detach": torch.detach,
     "reshape": torch.reshape,
     "permute_dims": lambda x, axes: x.permute(tuple(range(x.ndim))[::-1] if axes is None else axes),
     "broadcast_to": lambda x, shape: x.expand(shape),

@@ -27,13 +27,14 @@ from .front.signature import Steady
 from .front.trace import NotFused, same_for_rows
 from .program import Draft, Planned, one_step
 from .runtime.executable import Compiled
-from .runtime.node import run as run_fused
+from .runtime.node import Run
 from .runtime.ragged import Ragged, over_live_rows
+from .runtime.reference import ReferenceRun
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-ENGINES = ("auto", "eager", "fused")
+ENGINES = ("auto", "eager", "fused", "reference")
 
 #: Steps from which on `auto` takes the fused engine: a shorter run is over before it is traced.
 ENOUGH = 8
@@ -53,7 +54,8 @@ def engine(name: str) -> Iterator[None]:
 
     Args:
         name: "eager" (one tape node an operation), "fused" (the whole sequence as compiled kernels, or a FusionError
-            where that cannot be) or "auto" (fused where it can be).
+            where that cannot be), "auto" (fused where it can be) or "reference" (the program that the compiler made,
+            evaluated on NumPy a step at a time; nothing is compiled).
 
     Raises:
         ArgumentError: for another name.
@@ -172,9 +174,12 @@ def unrolled(
     if name == "eager" or (name == "auto" and (loop.steps < ENOUGH or not settings.jit_enabled)):
         return loop.eager()
     try:
-        return loop.compiled(strict=name == "fused")
+        if name != "reference":
+            return loop.compiled(strict=name == "fused")
+        with nothing_compiled():
+            return loop.compiled(strict=True, reference=True)
     except NotFused as trouble:
-        if name == "fused":
+        if name != "auto":
             raise FusionError(
                 f"{place.cell}: this step cannot be fused", got=str(trouble), hint='engine="eager", or "auto"'
             ) from trouble.__cause__
@@ -233,14 +238,16 @@ class Loop:
 
     # --- As kernels ---
 
-    def compiled(self, strict: bool) -> tuple[Any, Any]:
+    def compiled(self, strict: bool, reference: bool = False) -> tuple[Any, Any]:
         """The whole sequence as compiled kernels; eagerly where the first steps show that they cannot be.
+
+        With `reference`, the program that kernels would be made of, on NumPy.
 
         Raises:
             NotFused: where it cannot be, and nothing has happened yet; with `strict`, also where something has.
         """
         state = thread.state
-        if not settings.jit_enabled:
+        if not settings.jit_enabled and not reference:
             raise NotFused("nothing is compiled here (TINYGRAD_RNN_JIT=0)")
         if any(watcher.each for watcher in state.watchers) or state.anomaly is not None:
             raise NotFused("every operation is watched")
@@ -270,7 +277,7 @@ class Loop:
         if isinstance(found, NotFused):
             raise NotFused(str(found)) from found.__cause__
         try:
-            return self._run(found, reads)
+            return self._run(found, reads, ReferenceRun if reference else Run)
         except NotFused as why:
             if why.__cause__ is not None:  # else it is about this call's numbers
                 moment.keep(kind, why)
@@ -353,7 +360,7 @@ class Loop:
             draws.take_back()
             state.watchers = watchers
 
-    def _run(self, compiled: Compiled, reads: Reads) -> tuple[Any, Any]:
+    def _run(self, compiled: Compiled, reads: Reads, kind: type[Run]) -> tuple[Any, Any]:
         if compiled.program.whole:
             _check_whole(compiled.program, self.carry, self.xs)
         ragged, place = self.ragged, self.place
@@ -368,7 +375,7 @@ class Loop:
                 return Loop(self.step, carry, xs, here, first, None, ragged, self.source).eager()
 
             with at(place):
-                return run_fused(compiled, eagerly, carry, xs, place.reverse, reads, ragged)
+                return kind(compiled, eagerly, carry, xs, place.reverse, reads, ragged).forward()
 
         if self.every is None:
             return run(self.carry, self.xs)

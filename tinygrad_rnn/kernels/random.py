@@ -28,13 +28,14 @@ def _mixed(z: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-def _gumbels_reference(keys: Any, out: Any) -> None:
+def gumbels_reference(keys: Any, out: Any) -> None:
+    """`gumbels`, on NumPy."""
     with np.errstate(divide="ignore"):
         for key, row in zip(keys, out):
             row[...] = -np.log(-np.log(uniform(int(key), row.size)))
 
 
-@loop("void(u8[::1],F[:,::1])", reference=_gumbels_reference)
+@loop("void(u8[::1],F[:,::1])", reference=gumbels_reference)
 def gumbels(keys: Any, out: Any) -> None:
     """out[i, j] = -log(-log(u)) of the number j of `uniform(keys[i])`: standard Gumbel noise."""
     for i in range(out.shape[0]):
@@ -50,12 +51,13 @@ def gumbels(keys: Any, out: Any) -> None:
             out[i, j] = -np.log(-np.log(float(z >> np.uint64(11)) * 2.0**-53))
 
 
-def _masks_reference(keys: Any, p: float, out: Any) -> None:
+def masks_reference(keys: Any, p: float, out: Any) -> None:
+    """`masks`, on NumPy."""
     for key, row in zip(keys, out):
         row[...] = np.where(uniform(int(key), row.size) >= p, 1.0 / (1.0 - p) if p < 1.0 else 1.0, 0.0)
 
 
-@loop("void(u8[::1],f8,F[:,::1])", reference=_masks_reference)
+@loop("void(u8[::1],f8,F[:,::1])", reference=masks_reference)
 def masks(keys: Any, p: float, out: Any) -> None:
     """out[i, j] = 1 / (1 - p) where the number j of `uniform(keys[i])` is at least p, else 0."""
     kept = out.dtype.type(1.0 / (1.0 - p) if p < 1.0 else 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...autograd.replay import joined, redirected
 from ...autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ...autograd.tensor import Tensor
 from ...errors import GraphError
+from ...ir.nodes import Draw
 from ...ir.program import Key
 from ...kernels.random import gumbels, masks
 from ...kernels.runtime import threads
@@ -35,21 +36,15 @@ _ONES = {char: np.ones(1, char) for char in "fd"}
 _NONE = Draws()
 
 
-def run(
-    compiled: Compiled,
-    eager: Callable[[Any, Any], Any],
-    carry: Any,
-    xs: Any,
-    reverse: bool,
-    reads: Reads,
-    ragged: Ragged | None,
-) -> tuple[Any, Any]:
-    """Run a program: (carry, ys). `eager` does the same step by step, for derivatives of higher order."""
-    return _Run(compiled, eager, carry, xs, reverse, reads, ragged).forward()
+class Run:
+    """One run of a program: its memory, and how to go back.
 
-
-class _Run:
-    """One run: its memory, and how to go back."""
+    Args:
+        compiled: the program.
+        eager: does the same step by step, for derivatives of higher order.
+        carry, xs, reverse, ragged: as the loop has them.
+        reads: what the step reads now.
+    """
 
     def __init__(
         self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, reads: Reads,
@@ -94,32 +89,47 @@ class _Run:
         if self.draws is not _NONE:
             self._draw(layout, block)
         for state, part in zip(states, self.inputs):
-            state[self.start] = self._sorted(part._array.reshape(program.rows, -1), 0)
+            state[self.start] = self.sorted(part._array.reshape(program.rows, -1), 0)
         self._go(layout, work, {}, {}, self.forwards)
-        arrays = [self._unsorted(state[self.end], part._array) for state, part in zip(states, self.inputs)]
-        for i, (carry, shape) in enumerate(zip(self.compiled.carried, program.y_shapes)):
+        ys = []
+        for i, carry in enumerate(self.compiled.carried):
             y = self.made["y", i] if carry is None else self.made["state", carry]
-            y = y if carry is None else y[1:] if self.forwards else y[:-1]
+            ys.append(y if carry is None else y[1:] if self.forwards else y[:-1])
+        held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
+        return self.returned([state[self.end] for state in states], ys, keep, held, [*self.made.values()])
+
+    def returned(
+        self, ends: Sequence[Any], outputs: Sequence[Any], keep: bool, held: Sequence[Any], read: Sequence[Any]
+    ) -> tuple[Any, Any]:
+        """(carry, ys) of the run, which lead back here if `keep`.
+
+        Args:
+            ends: the last carry (B, n), rows in the order in which they ran; `outputs` (steps, B, n) likewise.
+            held: what backward needs.
+            read: arrays that it reads, which must stay as they are.
+        """
+        program = self.compiled.program
+        arrays = [self._unsorted(end, part._array) for end, part in zip(ends, self.inputs)]
+        for y, shape, dtype in zip(outputs, program.y_shapes, program.y_dtypes):
             y = y if self.ragged is None else self.ragged.whole(y)
             y = y if y.shape[2:] == shape else y.reshape(len(y), program.rows, *shape)
-            arrays.append(y if y.dtype is program.y_dtypes[i] else y.astype(program.y_dtypes[i]))
+            arrays.append(y if y.dtype is dtype else y.astype(dtype))
         flows = [*self._ends(), *program.ys_flow]
         if keep and any(flows):
-            self.read, self.end_of_run = [*self.made.values(), *self.fixtures.constants], tick()
+            self.read, self.end_of_run = [*read, *self.fixtures.constants], tick()
             self.ys = arrays[len(program.next) :]
-            held = () if saved is None else (saved.memory, saved)  # the node's: gone after backward
             tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.fixtures.taken)
         else:
             tensors = [Tensor(array) for array in arrays]
-        outputs = iter(tensors)  # not kept here, or run and tensors would hold each other
-        return like(program.carry, outputs), like(program.y, outputs)
+        made = iter(tensors)  # not kept here, or run and tensors would hold each other
+        return like(program.carry, made), like(program.y, made)
 
     def _ends(self) -> list[bool]:
         """To which parts of the final carry a gradient goes; of rows that end apart, to any of them."""
         lengths = [self.steps] if self.ragged is None else self.ragged.lengths.tolist()
         return [any(flows) for flows in zip(*[self.compiled.program.flow.after(n) for n in {*lengths}])]
 
-    def _sorted(self, array: Any, axis: int) -> Any:
+    def sorted(self, array: Any, axis: int) -> Any:
         """An array's rows in the order in which they run."""
         return array if self.ragged is None else self.ragged.sorted(array, axis)
 
@@ -158,25 +168,30 @@ class _Run:
             strides.append(_strides(array))
         for i, n in enumerate(low.per_row):
             fixed = self.fixtures.of_shape(n, self.compiled.shapes[n])
-            self.given["row", i] = readable(self._sorted(fixed, 0), low.dtype).reshape(rows, -1)
+            self.given["row", i] = readable(self.sorted(fixed, 0), low.dtype).reshape(rows, -1)
         by_row = tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))])
         self.strides = tuple(strides), self.bound.strides, by_row
 
     def _draw(self, layout: Layout, block: Block) -> None:
-        """Fill the random masks: a key for each at every step, or one for all, as the steps one by one would."""
-        program = self.compiled.program
-        with self.draws:
-            drawn = fresh_keys(program.draws, self.steps)
-        for i, mask in enumerate(program.low.masks):
-            if mask.origin == "step":
-                keys = drawn[mask.key] if self.forwards else drawn[mask.key][::-1]
-            else:
-                keys = np.array([self.keys[mask.key] if mask.origin == "sequence" else mask.key])
-            keys, room = np.ascontiguousarray(keys, np.uint64), block.array(*layout.spots["mask", i], program.dtype)
+        """Fill the random masks."""
+        for i, (mask, keys) in enumerate(self.keys_drawn()):
+            room = block.array(*layout.spots["mask", i], self.compiled.program.dtype)
             if mask.p is None:
                 gumbels(keys, room)
             else:
                 masks(keys, mask.p, room)
+
+    def keys_drawn(self) -> Iterator[tuple[Draw, Any]]:
+        """The random masks with their keys: one at every step, or one for all, as the steps one by one draw them."""
+        program = self.compiled.program
+        with self.draws:
+            drawn = fresh_keys(program.draws, self.steps)
+        for mask in program.low.masks:
+            if mask.origin == "step":
+                keys = drawn[mask.key] if self.forwards else drawn[mask.key][::-1]
+            else:
+                keys = np.array([self.keys[mask.key] if mask.origin == "sequence" else mask.key])
+            yield mask, np.ascontiguousarray(keys, np.uint64)
 
     def _go(
         self,
@@ -241,24 +256,30 @@ class _Run:
         carries = {i: spot(("carry", i)) for i, flow in enumerate(program.flows) if flow}
         for i, carry in carries.items():
             g = arrived[i]
-            carry[self.end] = 0 if g is None else self._sorted(g._array.reshape(rows, -1), 0)
+            carry[self.end] = 0 if g is None else self.sorted(g._array.reshape(rows, -1), 0)
         self._go(layout, work, more, spots, not self.forwards, outer)
-        made: list[Any] = []
-        through = self.ragged is not None and not self.ragged.lengths.all()  # a row of no steps hands its state on
-        for i in range(count):
-            wanted = i in carries and self.inputs[i]._requires_grad and (i not in program.unused or through)
-            made.append(Tensor(self._unsorted(carries[i][self.start], self.inputs[i]._array)) if wanted else None)
-        for g, x in zip(xs, self.inputs[count:]):
-            g = g if g is None or self.ragged is None else self.ragged.whole(g)
-            if g is not None and (g.shape != x._array.shape or g.dtype is not x._array.dtype):
-                g = g.reshape(x.shape).astype(x.dtype, copy=False)
-            made.append(None if g is None else Tensor(g))
+        made = self.brought({i: carry[self.start] for i, carry in carries.items()}, xs)
         if self.compiled.spans:
             every = spot(("sums", 0))
             every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
             for i, (start, stop) in self.compiled.spans.items():
                 found["sum", i] = every[start:stop]
         return made + homes.filled(outer, self.fixtures, found)
+
+    def brought(self, carries: dict[int, Any], xs: Sequence[Any]) -> list[Any]:
+        """The gradients of the inputs: of parts of the carry (B, n), by number, and of x (steps, B, n) or None."""
+        made: list[Any] = []
+        program, count = self.compiled.program, len(self.compiled.program.next)
+        through = self.ragged is not None and not self.ragged.lengths.all()  # a row of no steps hands its state on
+        for i, part in enumerate(self.inputs[:count]):
+            wanted = i in carries and part._requires_grad and (i not in program.unused or through)
+            made.append(Tensor(self._unsorted(carries[i], part._array)) if wanted else None)
+        for g, x in zip(xs, self.inputs[count:]):
+            g = g if g is None or self.ragged is None else self.ragged.whole(g)
+            if g is not None and (g.shape != x._array.shape or g.dtype is not x._array.dtype):
+                g = g.reshape(x.shape).astype(x.dtype, copy=False)
+            made.append(None if g is None else Tensor(g))
+        return made
 
     def _step_by_step(self, arrived: list[Any]) -> list[Any]:
         """The gradients from the steps one by one: where the compiler fails, and only then."""
