@@ -49,7 +49,7 @@ class Interpreted:
     def _run(self, direction, more, backwards):
         return run(
             direction, self.arrays | more, self.matrices,
-            steps=self.steps, live=self.live, backwards=backwards, lasts=self.lasts,
+            steps=self.steps, rows=self.planned.rows, live=self.live, backwards=backwards, lasts=self.lasts,
         )  # fmt: skip
 
     def _states(self, carry):

@@ -374,8 +374,9 @@ class Loop:
                 first = self.first + a
                 return Loop(self.step, carry, xs, here, first, None, ragged, self.source).eager()
 
+            before = self.steps - a - _length(xs) if place.reverse and self.every is not None else a
             with at(place):
-                return kind(compiled, eagerly, carry, xs, place.reverse, reads, ragged).forward()
+                return kind(compiled, eagerly, carry, xs, place.reverse, reads, ragged, before).forward()
 
         if self.every is None:
             return run(self.carry, self.xs)

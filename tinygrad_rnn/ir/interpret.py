@@ -39,6 +39,7 @@ def run(
     matrices: Sequence[Any],
     *,
     steps: int,
+    rows: int,
     live: Sequence[int] | None = None,
     backwards: bool = False,
     lasts: frozenset[Key] = frozenset(),
@@ -48,6 +49,7 @@ def run(
     Args:
         arrays: what lies in memory. The batch is rows sorted by length, longest first.
         matrices: those captured.
+        steps, rows: how many.
         live: how many rows live at each step; all where it is not given. The others keep their carry, and count for
             nothing.
         backwards: whether the last step is taken first.
@@ -56,7 +58,6 @@ def run(
     targets = list(direction.targets())
     order = reachable(targets, direction.given)
     carry = {i: array.copy() for (name, i), array in arrays.items() if name == "carry"}
-    rows = next((len(array) for array in carry.values()), 0)
     made: dict[Key, Any] = {("carry", i): array for i, array in carry.items()}
     for t in reversed(range(steps)) if backwards else range(steps):
         alive = rows if live is None else int(live[t])

@@ -44,13 +44,14 @@ class Run:
         eager: does the same step by step, for derivatives of higher order.
         carry, xs, reverse, ragged: as the loop has them.
         reads: what the step reads now.
+        before: how many steps of a longer run came before.
     """
 
     def __init__(
         self, compiled: Compiled, eager: Callable[[Any, Any], Any], carry: Any, xs: Any, reverse: bool, reads: Reads,
-        ragged: Ragged | None,
+        ragged: Ragged | None, before: int = 0,
     ) -> None:  # fmt: skip
-        self.compiled, self.eager, self.forwards = compiled, eager, not reverse
+        self.compiled, self.eager, self.forwards, self.before = compiled, eager, not reverse, before
         self.carry_nest, self.x_nest, self.keys = carry, xs, reads.keys
         self.inputs = [*leaves(carry), *leaves(xs)]
         self.ragged = ragged
@@ -125,9 +126,10 @@ class Run:
         return like(program.carry, made), like(program.y, made)
 
     def _ends(self) -> list[bool]:
-        """To which parts of the final carry a gradient goes; of rows that end apart, to any of them."""
-        lengths = [self.steps] if self.ragged is None else self.ragged.lengths.tolist()
-        return [any(flows) for flows in zip(*[self.compiled.program.flow.after(n) for n in {*lengths}])]
+        """To which parts of the final carry a gradient goes: with lengths, to those that it goes to of any row, or of
+        one of no steps, as the eager engine joins the rows that have ended."""
+        lengths = [self.steps] if self.ragged is None else [0, *self.ragged.lengths.tolist()]
+        return [any(flows) for flows in zip(*[self.compiled.program.flow.after(self.before + n) for n in {*lengths}])]
 
     def sorted(self, array: Any, axis: int) -> Any:
         """An array's rows in the order in which they run."""
@@ -270,7 +272,7 @@ class Run:
         """The gradients of the inputs: of parts of the carry (B, n), by number, and of x (steps, B, n) or None."""
         made: list[Any] = []
         program, count = self.compiled.program, len(self.compiled.program.next)
-        through = self.ragged is not None and not self.ragged.lengths.all()  # a row of no steps hands its state on
+        through = self.ragged is not None  # a row of no steps hands its state on
         for i, part in enumerate(self.inputs[:count]):
             wanted = i in carries and part._requires_grad and (i not in program.unused or through)
             made.append(Tensor(self._unsorted(carries[i], part._array)) if wanted else None)
