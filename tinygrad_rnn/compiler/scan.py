@@ -23,7 +23,7 @@ from .front.guards import Source, known_of
 from .front.lowering import exact
 from .front.probe import Probe, Settled
 from .front.reads import Reads
-from .front.signature import Steady
+from .front.signature import CarrySignature
 from .front.trace import NotFused, same_for_rows
 from .program import Draft, Planned, one_step
 from .runtime.executable import Compiled
@@ -210,17 +210,17 @@ class Loop:
                 return made[1], made[0]
 
             return over_live_rows(over, self.xs, self.carry, ragged, place.reverse)
-        kept = Steady(self.carry)
+        signature = CarrySignature(self.carry)
 
         def piece(carry: Any, xs: Any, a: int) -> tuple[Any, Any]:
             """Some of the steps, one after another."""
-            return self._piece(carry, xs, a, kept, probe)
+            return self._piece(carry, xs, a, signature, probe)
 
         if self.every is None or self.steps == 0:
             return piece(self.carry, self.xs, 0)
         return _in_pieces(piece, self.carry, self.xs, self.steps, self.every, place)
 
-    def _piece(self, carry: Any, xs: Any, a: int, kept: Steady, probe: Probe | None) -> tuple[Any, Any]:
+    def _piece(self, carry: Any, xs: Any, a: int, signature: CarrySignature, probe: Probe | None) -> tuple[Any, Any]:
         step, place, count = self.step, self.place, _length(xs)
         ys: list[Any] = [None] * count
         with at(place) as here:
@@ -228,12 +228,12 @@ class Loop:
                 here.place = Place(place.cell, place.layer, place.reverse, self.first + a + t, place.of)
                 x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
                 if probe is None or not probe.active:
-                    carry, ys[t] = kept.checked(step(carry, x))
+                    carry, ys[t] = signature.checked(step(carry, x))
                 else:
-                    carry, ys[t] = kept.checked(probe.step(step, carry, x))
+                    carry, ys[t] = signature.checked(probe.step(step, carry, x))
                     probe.settle()
         if not count:
-            return carry, _nothing(step, carry, xs, place, kept)
+            return carry, _nothing(step, carry, xs, place, signature)
         return carry, map_nest(lambda *parts: stack(parts), *ys)
 
     # --- As kernels ---
@@ -314,12 +314,12 @@ class Loop:
 
     def _compiled(self, probe: Probe, listed: bool) -> Compiled:
         """What the first two steps say of all."""
-        place, steps, kept = self.place, self.steps, Steady(self.carry)
+        place, steps, signature = self.place, self.steps, CarrySignature(self.carry)
         second = min(1, steps - 1)  # of a single step the same again
         order = [0, second] if not place.reverse else [steps - 1, steps - 1 - second]
 
         def checked(carry: Any, x: Any) -> tuple[Any, Any]:
-            return kept.checked(self.step(carry, x))
+            return signature.checked(self.step(carry, x))
 
         state = thread.state
         watchers, state.watchers = state.watchers, ()
@@ -496,8 +496,8 @@ def pieces_of(checkpoint: str | int | None, steps: int) -> int | None:
     )
 
 
-def _nothing(step: Step, carry: Any, xs: Any, place: Place, kept: Steady) -> Any:
+def _nothing(step: Step, carry: Any, xs: Any, place: Place, signature: CarrySignature) -> Any:
     """The outputs of no steps: empty, in the shapes of those that one step on zeros gives."""
     with trial(), at(place):
-        _, y = kept.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
+        _, y = signature.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
     return map_nest(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)

@@ -14,7 +14,7 @@ from ...autograd.tensor import Tensor
 from ...ir.builder import Builder
 from ...ir.nodes import Draw, Node
 from ...ops.shape import permute_dims
-from .forms import Fixed, Recipe, Row, Total
+from .forms import CapturedConstant, DeferredOp, Row, Total
 from .trace import NotFused
 
 T = TypeVar("T")
@@ -39,20 +39,20 @@ class Lowering:
 
     Attributes:
         step: the values over rows.
-        fixtures: tensors from outside, or recipes.
-        vectors, matrices, per_row: the numbers among the fixtures of those that the program uses.
-        bound: for fixtures that are tensors of what the step is made of, the place there.
+        captures: tensors from outside, or deferred ops.
+        vectors, matrices, per_row: the numbers among the captures of those that the program uses.
+        bound: for captures that are tensors of what the step is made of, the place there.
         keys: what each key of the trace draws, as the program names it.
         masks: what random ops draw, in the order of making.
-        sums, grams: values summed over all rows, and pairs of values whose products are.
-        totals: ("sum", i), ("gram", i), or recipes.
+        sums, gemms: values summed over all rows, and pairs of values whose products are.
+        totals: ("sum", i), ("gemm", i), or deferred ops.
     """
 
     def __init__(self, rows: int, dtype: np.dtype[Any], keys: Mapping[int, tuple[str, int]]) -> None:
         self.rows, self.dtype = rows, dtype
         self.step = Builder(str(dtype))
-        self.fixtures: list[Any] = []
-        self.tensors: list[Any] = []  # of the fixtures, as the trace made them
+        self.captures: list[Any] = []
+        self.tensors: list[Any] = []  # of the captures, as the trace made them
         self._plain: list[bool] = []  # whether each is made of plain numbers alone
         self.vectors = Numbered[int]()
         self.matrices = Numbered[int]()
@@ -60,19 +60,19 @@ class Lowering:
         self.bound: dict[int, int] = {}
         self.masks: list[Draw] = []
         self.sums = Numbered[Node]()
-        self.grams = Numbered[tuple[Node, Node]]()
+        self.gemms = Numbered[tuple[Node, Node]]()
         self.totals: list[Any] = []
-        self._totals: dict[Any, Total] = {}  # those that are no recipes
+        self._totals: dict[Any, Total] = {}  # those that are no deferred ops
         #: For whole numbers that the step makes, what they are below; and what those given must be below.
         self.below: dict[int, int] = {}
         self.limits: list[tuple[tuple[str, int], int]] = []
         self.known: dict[int, Any] = {}
-        self._counts: dict[int, Fixed] = {}
+        self._counts: dict[int, CapturedConstant] = {}
         self.values_only = not thread.state.enabled
         self.keys = keys
-        self._numbers: dict[str, Fixed] = {}
+        self._numbers: dict[str, CapturedConstant] = {}
         self.numbers: dict[int, bool | int | float] = {}  # of the traces, by the clock numbers of their leaves
-        self.plain: dict[int, float] = {}  # fixtures that are such numbers
+        self.plain: dict[int, float] = {}  # captures that are such numbers
 
     # --- What is known ---
 
@@ -87,22 +87,22 @@ class Lowering:
         found = self.known.get(tensor.node.order)
         if found is None:
             is_number = tensor.node.order in self.numbers
-            found = self.fixed(tensor, tensor, is_number)
+            found = self.capture(tensor, tensor, is_number)
             self.know(tensor.node, found)
             if is_number:
                 self.plain[found.number] = float(self.numbers[tensor.node.order])
         return found
 
-    def fixed(self, made: Any, tensor: Any, is_number: bool = False) -> Fixed:
-        """A new fixture."""
-        self.fixtures.append(made)
+    def capture(self, made: Any, tensor: Any, is_number: bool = False) -> CapturedConstant:
+        """A new captured constant."""
+        self.captures.append(made)
         self.tensors.append(tensor)
-        if isinstance(made, Recipe):
+        if isinstance(made, DeferredOp):
             plain = all(operand is None or self._plain[operand.number] for operand in made.operands)
         else:
             plain = is_number
         self._plain.append(plain)
-        return Fixed(len(self.fixtures) - 1)
+        return CapturedConstant(len(self.captures) - 1)
 
     # --- Operations ---
 
@@ -126,12 +126,12 @@ class Lowering:
         found = self._numbers.get(number.hex())
         if found is None:
             tensor = Tensor(np.asarray(number, self.dtype))
-            found = self._numbers[number.hex()] = self.fixed(tensor, tensor)
+            found = self._numbers[number.hex()] = self.capture(tensor, tensor)
         return self.vector(found, 1)
 
-    def vector(self, fixed: Fixed, width: int) -> Node:
-        """A fixture as the same values for all rows."""
-        return self.step.captured(self.vectors.place(fixed.number), (width,))
+    def vector(self, constant: CapturedConstant, width: int) -> Node:
+        """A captured constant as the same values for all rows."""
+        return self.step.captured(self.vectors.place(constant.number), (width,))
 
     def beside(self, x: Any, tensor: Any, shape: tuple[int, ...]) -> Node:
         """An operand as a value that goes with a row tensor of this shape."""
@@ -170,7 +170,7 @@ class Lowering:
         found = self._counts.get(width)
         if found is None:
             tensor = Tensor(np.arange(width, dtype=self.dtype))
-            found = self._counts[width] = self.fixed(tensor, tensor)
+            found = self._counts[width] = self.capture(tensor, tensor)
         return self.vector(found, width)
 
     def mask(self, key: int, p: float | None, width: int) -> Node:
@@ -186,23 +186,23 @@ class Lowering:
         return row.value if row.value.width == row.size else self.step.broadcast(row.value, (row.size,))
 
     def matrix(self, x: Any) -> int:
-        """The number of a fixture among the matrices."""
-        if not isinstance(x, Fixed) or self.tensors[x.number].ndim != 2:
+        """The number of a captured constant among the matrices."""
+        if not isinstance(x, CapturedConstant) or self.tensors[x.number].ndim != 2:
             raise NotFused("it is no product of rows with a fixed matrix")
         if self.tensors[x.number].dtype != self.dtype:
             raise NotFused(f"{self.tensors[x.number].dtype} meets {self.dtype}")
         return self.matrices.place(x.number)
 
-    def product(self, x: Row, weight: Any, turned: bool, width: int) -> Node:
+    def product(self, x: Row, weight: Any, transposed: bool, width: int) -> Node:
         """x @ weight, or its transpose; a matrix that is itself the transpose of another is read as that one."""
-        while isinstance(weight, Fixed):
-            made = self.fixtures[weight.number]
-            if not isinstance(made, Recipe) or made.op is not permute_dims.op:
+        while isinstance(weight, CapturedConstant):
+            made = self.captures[weight.number]
+            if not isinstance(made, DeferredOp) or made.op is not permute_dims.op:
                 break
             if made.settings["axes"] not in (None, (1, 0)):
                 break
-            weight, turned = made.operands[0], not turned
-        return self.step.product(self.full(x), self.matrix(weight), turned, width)
+            weight, transposed = made.operands[0], not transposed
+        return self.step.product(self.full(x), self.matrix(weight), transposed, width)
 
     def rowed(self, x: Any) -> Row:
         """An operand that must be rows."""
@@ -216,12 +216,12 @@ class Lowering:
         """The sum of several."""
         made = totals[0]
         for other in totals[1:]:
-            made = self.total(Recipe("add", (made, other), {}))
+            made = self.total(DeferredOp("add", (made, other), {}))
         return made
 
     def total(self, made: Any) -> Total:
-        """A total that is made so; what is no recipe is one total."""
-        if isinstance(made, Recipe):
+        """A total that is made so; what is no deferred op is one total."""
+        if isinstance(made, DeferredOp):
             self.totals.append(made)
             return Total(len(self.totals) - 1)
         if made not in self._totals:
@@ -231,7 +231,7 @@ class Lowering:
 
     def reshaped(self, total: Total, shape: tuple[int, ...]) -> Total:
         """The same numbers in another shape."""
-        return self.total(Recipe("reshape", (total,), {"shape": shape}))
+        return self.total(DeferredOp("reshape", (total,), {"shape": shape}))
 
     def summed(self, value: Node) -> Total:
         """The sum of a value over all rows and steps."""

@@ -11,7 +11,7 @@ from ...autograd.tensor import Tensor, as_tensor
 from ...errors import ShapeError
 
 
-class Steady:
+class CarrySignature:
     """What every step must keep: the nest, shapes and dtypes of the carry; of the outputs those of the first."""
 
     def __init__(self, carry: Any) -> None:
