@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import tape
-from ..autograd.nest import leaves, like, map_nest
+from ..autograd.pytree import leaves, map_leaves, unflatten
 from ..autograd.tape import enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
 from ..ir.nodes import Input, Node
@@ -134,7 +134,7 @@ class Planned:
     def release(self) -> None:
         """Keep nothing alive of the trace: runs take what is outside anew."""
         low = self.low
-        self.carry, self.y = (map_nest(lambda _: 0, nest) for nest in (self.carry, self.y))
+        self.carry, self.y = (map_leaves(lambda _: 0, tree) for tree in (self.carry, self.y))
         low.known, low.tensors = {}, []
         for n in low.bound:
             low.captures[n] = None
@@ -204,7 +204,7 @@ def one_step(
     trace = Trace([*starts, *given])
     quiet = np.errstate(all="ignore")  # padding may be anything
     with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
-        made, y = step(like(carry, iter(starts)), like(x, iter(given)))
+        made, y = step(unflatten(carry, iter(starts)), unflatten(x, iter(given)))
     trace.check()
     return TracedStep(trace, starts, given, list(leaves(made)), list(leaves(y))), made, y
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..autograd.nest import form, leaves, map_nest, structure
+from ..autograd.pytree import form, leaves, map_leaves, structure
 from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
@@ -106,12 +106,12 @@ def scan(
 
     carry_t, y_t = step(carry_{t-1}, xs[t])          t = 0, 1, ..., T - 1, or T - 1, ..., 0 with `reverse`
 
-    Carry, x and y are nests: tensors in tuples, named tuples, lists and dicts, or None.
+    Carry, x and y are pytrees: tensors in tuples, named tuples, lists and dicts, or None.
 
     Args:
         step: one step.
-        init: the first carry. Every step must return one of the same nest, shapes and dtypes.
-        xs: a nest of tensors (T, ...); `tg.arange(T)` where only the number of steps matters. T may be 0: then `step`
+        init: the first carry. Every step must return one of the same pytree, shapes and dtypes.
+        xs: a pytree of tensors (T, ...); `tg.arange(T)` where only the number of steps matters. T may be 0: then `step`
             is called once, on zeros, to see what it returns.
         reverse: run from the last step to the first; ys[t] is still what belongs to xs[t].
         checkpoint: memory for time: keep carries at every k-th step only (k an int, or "sqrt" for the root of T), and
@@ -119,7 +119,7 @@ def scan(
         engine: how, as in `tg.engine`.
 
     Returns:
-        The last carry, and ys: the nest that `step` returns second, its tensors stacked to (T, ...).
+        The last carry, and ys: the pytree that `step` returns second, its tensors stacked to (T, ...).
 
     Raises:
         ShapeError: for xs of unequal lengths, and for a carry or a y that changes; the message names the step. Errors
@@ -134,8 +134,8 @@ def scan(
     name = getattr(step, "__name__", type(step).__name__)
     return unrolled(
         step,
-        map_nest(as_tensor, init),
-        map_nest(as_tensor, xs),
+        map_leaves(as_tensor, init),
+        map_leaves(as_tensor, xs),
         Place(name, 0, reverse),
         checkpoint=checkpoint,
         engine=checked_engine(engine),
@@ -226,7 +226,7 @@ class Loop:
         with at(place) as here:
             for t in reversed(range(count)) if place.reverse else range(count):
                 here.place = Place(place.cell, place.layer, place.reverse, self.first + a + t, place.of)
-                x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
+                x = xs[t] if isinstance(xs, Tensor) else map_leaves(lambda x, t=t: x[t], xs)
                 if probe is None or not probe.active:
                     carry, ys[t] = signature.checked(step(carry, x))
                 else:
@@ -234,7 +234,7 @@ class Loop:
                     probe.settle()
         if not count:
             return carry, _nothing(step, carry, xs, place, signature)
-        return carry, map_nest(lambda *parts: stack(parts), *ys)
+        return carry, map_leaves(lambda *parts: stack(parts), *ys)
 
     # --- As kernels ---
 
@@ -325,7 +325,7 @@ class Loop:
         watchers, state.watchers = state.watchers, ()
         entered = len(probe.observer.entered)
         try:
-            few = [map_nest(lambda x, t=t: x[t], self.xs) for t in order]
+            few = [map_leaves(lambda x, t=t: x[t], self.xs) for t in order]
             with at(Place(place.cell, place.layer, place.reverse, self.first + order[0])), nothing_compiled():
                 with probe.draws.repeated(), probe.observer:
                     draft = Draft(checked, self.carry, few, _needs(self.xs))
@@ -349,8 +349,8 @@ class Loop:
         draws = Draws()
         try:
             for count in counts:
-                carry = map_nest(lambda part, n=count: Tensor(part._array[:n]), self.carry)
-                x = map_nest(lambda x, n=count: Tensor(x._array[0, :n]), self.xs)
+                carry = map_leaves(lambda part, n=count: Tensor(part._array[:n]), self.carry)
+                x = map_leaves(lambda x, n=count: Tensor(x._array[0, :n]), self.xs)
                 with at(self.place), nothing_compiled(), draws:
                     made = one_step(self.step, carry, x, _needs(self.xs))[0].trace.outline()
                 if not same_for_rows(program.outline, made, program.rows, count):
@@ -395,8 +395,8 @@ def _in_pieces(
             return piece(carry, xs, a)
 
         run.__name__ = place.cell
-        carry, parts[a] = replayed(run, carry, map_nest(lambda x, a=a: x[a : a + every], xs))
-    return carry, map_nest(lambda *ys: concat(ys), *[parts[a] for a in starts])
+        carry, parts[a] = replayed(run, carry, map_leaves(lambda x, a=a: x[a : a + every], xs))
+    return carry, map_leaves(lambda *ys: concat(ys), *[parts[a] for a in starts])
 
 
 def _left_eager(name: str, steps: int) -> str:
@@ -445,8 +445,8 @@ def trial() -> Iterator[None]:
 def _check_whole(program: Planned, carry: Any, xs: Any) -> None:
     """Raise NotFused for whole numbers that a kernel, where they are floats, could not look up."""
     limits = dict.fromkeys(program.low.limits)
-    for name, nest in (("carry", carry), ("x", xs)):
-        for i, part in enumerate(leaves(nest)):
+    for name, tree in (("carry", carry), ("x", xs)):
+        for i, part in enumerate(leaves(tree)):
             if part.dtype.kind in "iu" and part.ndim > (name == "x") and part.size:
                 least, most = int(part._array.min()), int(part._array.max())
                 if least < -exact(program.dtype) or most > exact(program.dtype):
@@ -455,8 +455,8 @@ def _check_whole(program: Planned, carry: Any, xs: Any) -> None:
                     raise NotFused("a number beyond the table that it is looked up in")
 
 
-def _needs(nest: Any) -> tuple[bool, ...]:
-    return tuple([part._requires_grad for part in leaves(nest)])
+def _needs(tree: Any) -> tuple[bool, ...]:
+    return tuple([part._requires_grad for part in leaves(tree)])
 
 
 def _length(xs: Any) -> int:
@@ -499,5 +499,5 @@ def pieces_of(checkpoint: str | int | None, steps: int) -> int | None:
 def _nothing(step: Step, carry: Any, xs: Any, place: Place, signature: CarrySignature) -> Any:
     """The outputs of no steps: empty, in the shapes of those that one step on zeros gives."""
     with trial(), at(place):
-        _, y = signature.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
-    return map_nest(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)
+        _, y = signature.checked(step(carry, map_leaves(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
+    return map_leaves(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backward import grad
-from ...autograd.nest import leaves, like
+from ...autograd.pytree import leaves, unflatten
 from ...autograd.replay import joined, redirected
 from ...autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ...autograd.tensor import Tensor
@@ -52,7 +52,7 @@ class Run:
         ragged: Ragged | None, before: int = 0,
     ) -> None:  # fmt: skip
         self.compiled, self.eager, self.forwards, self.before = compiled, eager, not reverse, before
-        self.carry_nest, self.x_nest, self.keys = carry, xs, reads.keys
+        self.carry_tree, self.x_tree, self.keys = carry, xs, reads.keys
         self.inputs = [*leaves(carry), *leaves(xs)]
         self.ragged = ragged
         self.steps = self.inputs[-1].shape[0] if ragged is None else ragged.longest
@@ -123,7 +123,7 @@ class Run:
         else:
             tensors = [Tensor(array) for array in arrays]
         made = iter(tensors)  # not kept here, or run and tensors would hold each other
-        return like(program.carry, made), like(program.y, made)
+        return unflatten(program.carry, made), unflatten(program.y, made)
 
     def _ends(self) -> list[bool]:
         """To which parts of the final carry a gradient goes: with lengths, to those that it goes to of any row, or of
@@ -314,7 +314,7 @@ class Run:
         They lead to what is `known` for something that the step closes over (by order) instead of to that itself.
         """
         given, state, since = iter(starts), thread.state, tick()
-        carry, xs = like(self.carry_nest, given), like(self.x_nest, given)
+        carry, xs = unflatten(self.carry_tree, given), unflatten(self.x_tree, given)
         watchers, state.watchers = state.watchers, ()
         try:
             with enable_grad(), self.draws.repeated():
