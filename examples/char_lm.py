@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
-from tinygrad_rnn.autograd.nest import map_nest
+from tinygrad_rnn.autograd.pytree import map_leaves
 from tinygrad_rnn.data import Streams, Vocabulary, bundled_text, read_text
 from tinygrad_rnn.errors import ArgumentError, FileError, TinygradError
 from tinygrad_rnn.files import write_whole
@@ -102,7 +102,7 @@ def write(model, vocabulary, length, prompt="\n", temperature=1.0, top_k=None, r
 
     model.eval()
     scores, state = model(vocabulary.encode(prompt)[:, None])
-    states = [map_nest(lambda part, i=i: part[i], state) for i in range(len(model.recurrent.cells))]
+    states = [map_leaves(lambda part, i=i: part[i], state) for i in range(len(model.recurrent.cells))]
     _, written = tg.scan(drawn, (scores[-1], states), tg.arange(length))
     model.train()
     return vocabulary.decode(written[:, 0].numpy())

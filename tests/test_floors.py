@@ -1,4 +1,4 @@
-"""Each floor imports only floors below it, and no module takes the place of a function."""
+"""Each floor imports only floors below it, nothing imports in a circle, and no module takes the place of a function."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ FLOORS = [
     ("cli",),
 ]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+
+#: The rooms of the compiler, from the ground up: each imports only rooms below it.
+ROOMS = ("front", "passes", "program", "runtime", "scan", "explain")
 ROOT = Path(tg.__file__).parent
 
 
@@ -110,6 +113,98 @@ def test_the_check_itself_notices_every_form_of_import():
         assert not list(breaches(path, parts, good)), good
     package = list(breaches(ROOT / "ops" / "__init__.py", ("ops", "__init__"), "from ..nn import x\nfrom . import op"))
     assert len(package) == 1
+
+
+def sources():
+    """Every module of the package by its dotted name: (whether it is a package, its text)."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = (ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)
+        is_package = parts[-1] == "__init__"
+        found[".".join(parts[:-1] if is_package else parts)] = (is_package, path.read_text(encoding="utf-8"))
+    return found
+
+
+def graph(texts):
+    """For each module the modules that it names in an import, wherever that stands, with the line.
+
+    That a module's package is imported before it is Python's doing, and not counted.
+    """
+    edges = {}
+    for name, (is_package, text) in texts.items():
+        package = name.split(".") if is_package else name.split(".")[:-1]
+        edges[name] = {}
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                full = ".".join([*base, *(node.module.split(".") if node.module else [])])
+                targets = [f"{full}.{alias.name}" if f"{full}.{alias.name}" in texts else full for alias in node.names]
+            else:
+                continue
+            edges[name].update({target: node.lineno for target in targets if target in texts and target != name})
+    return edges
+
+
+def circles(edges):
+    """The modules that cannot be put in an order, each with those of them that it imports."""
+    left = {name: set(targets) for name, targets in edges.items()}
+    while True:
+        # Who imports nothing that is left, or is imported by nobody that is left, is on no circle.
+        imported_ones = set().union(*left.values()) if left else set()
+        free = {name for name, targets in left.items() if not targets or name not in imported_ones}
+        if not free:
+            return [
+                f"{name}:{edges[name][target]} imports {target}"
+                for name in sorted(left)
+                for target in sorted(left[name])
+            ]
+        left = {name: targets - free for name, targets in left.items() if name not in free}
+
+
+def rising(edges):
+    """The imports in the compiler that go to a room above."""
+    height = {f"tinygrad_rnn.compiler.{room}": number for number, room in enumerate(ROOMS)}
+
+    def of(name):
+        return height.get(".".join(name.split(".")[:3]))
+
+    for name, targets in edges.items():
+        for target, line in targets.items():
+            if of(name) is not None and of(target) is not None and of(target) > of(name):
+                yield f"{name}:{line} imports {target}, which is above"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    found = circles(graph(sources()))
+    assert not found, "these, or some of them, are a circle:\n" + "\n".join(found)
+
+
+def test_each_room_of_the_compiler_imports_only_rooms_below():
+    compiler = ROOT / "compiler"
+    rooms = {path.stem for path in compiler.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} == set(ROOMS), "say in ROOMS where it belongs"
+    found = list(rising(graph(sources())))
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_a_planted_circle_is_noticed():
+    whole = sources()
+    for module, bad in (
+        ("autograd.tape", "def f():\n    from .tensor import Tensor"),
+        ("autograd.tensor", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import backward"),
+        ("compiler.front.forms", "import tinygrad_rnn.compiler.front.lower"),
+        ("ops.op", "from tinygrad_rnn.ops import REGISTRY"),
+    ):
+        name = f"tinygrad_rnn.{module}"
+        is_package, text = whole[name]
+        planted = {**whole, name: (is_package, f"{text}\n{bad}\n")}
+        found = circles(graph(planted))
+        assert any(line.startswith(f"{name}:") for line in found), bad
+    name = "tinygrad_rnn.compiler.passes.merge"
+    planted = {**whole, name: (False, "def f():\n    from ..runtime.layout import Layout")}
+    assert len(list(rising(graph(planted)))) == 1
 
 
 def test_no_submodule_bears_the_name_of_a_public_function():

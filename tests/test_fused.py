@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
 
@@ -69,7 +69,7 @@ def test_every_cell_agrees(name, size, reverse):
     tg.manual_seed(0)
     cell = CELLS[name](inputs, hidden, "float64")
     x = tensor(1, steps, batch_size, inputs)
-    state = map_nest(lambda part: tensor(2, *part.shape), cell.initial_state(batch_size))
+    state = map_leaves(lambda part: tensor(2, *part.shape), cell.initial_state(batch_size))
     both(
         lambda engine: tg.nn.Recurrent(cell, reverse=reverse, engine=engine)(x, state),
         [x, *leaves(state), *(p for n, p in cell.named_parameters() if not n.startswith("initial"))],
@@ -104,7 +104,7 @@ def test_any_lengths_are_one_run(lengths, reverse):
     """Values, gradients to first and second order; padding is never read; other lengths trace nothing."""
     tg.manual_seed(0)
     cell, made = tg.nn.Zoneout(CELLS["lstm"](4, 6, "float64"), 0.3), {}
-    state = map_nest(lambda part: tensor(2, *part.shape), cell.initial_state(6))
+    state = map_leaves(lambda part: tensor(2, *part.shape), cell.initial_state(6))
     for engine in ("fused", "eager"):
         layer = tg.nn.Recurrent(cell, reverse=reverse, engine=engine)
         tg.manual_seed(3)

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings as library
-from tinygrad_rnn.autograd.nest import leaves
+from tinygrad_rnn.autograd.pytree import leaves
 
 pytestmark = pytest.mark.skipif(not library.jit_enabled, reason="nothing is compiled here")
 

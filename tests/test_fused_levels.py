@@ -8,7 +8,7 @@ from test_fused import CELLS, both, tensor
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 
 pytestmark = pytest.mark.skipif(not settings.jit_enabled, reason="nothing is compiled here")
 
@@ -46,7 +46,7 @@ def test_a_product_read_behind_the_loop():
 def test_frozen_cells(name, frozen):
     tg.manual_seed(0)
     cell, x = CELLS[name](4, 6, "float64"), tensor(1, 9, 3, 4)
-    state = map_nest(lambda part: tensor(2, *part.shape), cell.initial_state(3))
+    state = map_leaves(lambda part: tensor(2, *part.shape), cell.initial_state(3))
     for parameter in cell.parameters():
         parameter.requires_grad = frozen == "weights" and parameter.ndim == 1
     given = [x, *leaves(state), *[p for p in cell.parameters() if p.requires_grad]]

@@ -10,7 +10,7 @@ from test_fused import CELLS, agree, both, tensor, weighted
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 from tinygrad_rnn.compiler import scan as scanning
 from tinygrad_rnn.errors import FusionError, GraphError
 from tinygrad_rnn.kernels.runtime import pool
@@ -25,7 +25,7 @@ def test_pieces_agree(name, checkpoint, reverse):
     """With the eager loop in one piece: values, and all gradients."""
     tg.manual_seed(0)
     cell, x = CELLS[name](4, 6, "float64"), tensor(1, 10, 3, 4)
-    state = map_nest(lambda part: tensor(2, *part.shape), cell.initial_state(3))
+    state = map_leaves(lambda part: tensor(2, *part.shape), cell.initial_state(3))
 
     def outputs(engine):
         pieces = checkpoint if engine == "fused" else None

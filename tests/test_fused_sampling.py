@@ -8,7 +8,7 @@ from test_fused import tensor
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.autograd.nest import leaves
+from tinygrad_rnn.autograd.pytree import leaves
 from tinygrad_rnn.errors import ArgumentError, FusionError
 from tinygrad_rnn.kernels import random as draw
 from tinygrad_rnn.ops.reduce import kth

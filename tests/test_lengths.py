@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 from tinygrad_rnn.errors import ArgumentError, DtypeError, GraphError, ShapeError, TinygradError
 
 nn = tg.nn
@@ -74,14 +74,14 @@ def rows(layer, state, index):
     if inside is not None:
         return tuple(rows(part, one, index) for part, one in zip(inside, state))
     axis = 1 if isinstance(layer, (nn.RNN, nn.LSTM, nn.GRU)) else 0
-    return map_nest(lambda part: part[(slice(None),) * axis + (index,)], state)
+    return map_leaves(lambda part: part[(slice(None),) * axis + (index,)], state)
 
 
 def random_state(layer, batch_size, rng, wanted=True):
     """A state as the layer returns it, drawn."""
     with tg.no_grad():
         zero = layer(tg.zeros(0, batch_size, 3, dtype="float64"))[1]
-    return map_nest(lambda part: tg.tensor(rng.normal(size=part.shape), requires_grad=wanted), zero)
+    return map_leaves(lambda part: tg.tensor(rng.normal(size=part.shape), requires_grad=wanted), zero)
 
 
 def agree(got, expected, e=1e-12):
@@ -102,7 +102,7 @@ def gradients(loss, *nests):
     inputs = list(leaves(nests))
     found = tg.grad(loss, inputs, allow_unused=True) if loss.requires_grad else [None] * len(inputs)
     made = iter([np.zeros(t.shape) if g is None else g.numpy() for g, t in zip(found, inputs)])
-    return [map_nest(lambda _: next(made), nest) for nest in nests]
+    return [map_leaves(lambda _: next(made), nest) for nest in nests]
 
 
 FORMS = [list, tuple, np.array, lambda n: np.array(n, np.uint8), lambda n: tg.tensor(np.array(n, np.int64))]
@@ -137,7 +137,7 @@ def test_each_row_is_as_if_it_were_alone(made, lengths, more, stated, batch_firs
     for i, n in enumerate(lengths):
         one = slice(i, i + 1)
         row = tg.tensor(values[:n, one], requires_grad=True)
-        start = map_nest(lambda part: tg.tensor(part.numpy(), requires_grad=True), rows(layer, state, one))
+        start = map_leaves(lambda part: tg.tensor(part.numpy(), requires_grad=True), rows(layer, state, one))
         alone, end = layer(row, start)
         agree((outputs[:n, one], rows(layer, final, one)), (alone, end))
         assert not outputs[n:, i].numpy().any()
@@ -156,7 +156,7 @@ def test_full_lengths_are_no_lengths_and_none_live_is_the_state_itself():
         outputs, final = layer(x, state, [0, 0, 0])
         agree((outputs, final), (np.zeros((4, 3, 2)), state))
         (found,) = gradients(sum(part.sum() for part in leaves(final)), state)
-        agree(found, map_nest(lambda part: np.ones(part.shape), state))
+        agree(found, map_leaves(lambda part: np.ones(part.shape), state))
         for rows, steps in [(0, 4), (0, 0), (2, 0)]:
             outputs, final = layer(x[:steps, :rows], None, [0] * rows)
             assert outputs.shape == (steps, rows, 2)

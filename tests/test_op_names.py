@@ -20,7 +20,7 @@ ALLOWED = {
     ("autograd/convert.py", "_NUMPY_NAMES"): "what NumPy calls them, where it is something else",
     ("autograd/convert.py", "numpy_functions"): "calls that mean something else in NumPy",
     (
-        "compiler/front/lower.py",
+        "compiler/front/lowering.py",
         "product",
     ): "a kernel reads a matrix either way; this op alone turns one",
     (

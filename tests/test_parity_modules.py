@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity`")
 pytest.importorskip("expecttest", reason="torch's samples need it; the extra `parity` brings it")
@@ -94,8 +94,8 @@ def compared(kind: str, sample: Any, training: bool, converted: Counter[str], rn
         x, lengths = pad_packed_sequence(x, batch_first=theirs.batch_first)
         x = x.detach().requires_grad_(requires_grad)
         more["lengths"] = lengths.numpy()
-    other = map_nest(lambda t: t.detach().clone().requires_grad_(t.requires_grad), [x, *state])
-    mine = map_nest(lambda t: tg.tensor(t.detach().numpy(), requires_grad=t.requires_grad), [x, *state])
+    other = map_leaves(lambda t: t.detach().clone().requires_grad_(t.requires_grad), [x, *state])
+    mine = map_leaves(lambda t: tg.tensor(t.detach().numpy(), requires_grad=t.requires_grad), [x, *state])
 
     found = ours(*mine, **more)
     if packed:
@@ -198,7 +198,7 @@ def answer(kind: str, case: Any, dtype: str, converted: Counter[tuple[str, str]]
     if at_construction:
         return f"{text} is taken"
     try:
-        ours(*map_nest(lambda t: tg.tensor(t.detach().numpy()), called.args))
+        ours(*map_leaves(lambda t: tg.tensor(t.detach().numpy()), called.args))
     except Exception as error:
         return judged(text, error, kind, case.error_regex)
     return f"{text} takes what it is called with"

@@ -14,7 +14,7 @@ import pytest
 from parity_equations import CELLS, by_rows
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, like
+from tinygrad_rnn.autograd.pytree import leaves, unflatten
 
 torch = pytest.importorskip("torch", reason="parity needs the extra `parity`")
 pytestmark = pytest.mark.parity
@@ -157,7 +157,7 @@ def by_name(x, states, parameters):
 def ours(layer, given):
     """The results in a list; what they were computed from, by name."""
     x, states = leaf(given.x), [leaf(state) for state in given.states]
-    outputs, state = layer(x, like(given.end, iter(states)) if states else None, given.lengths)
+    outputs, state = layer(x, unflatten(given.end, iter(states)) if states else None, given.lengths)
     return [outputs, *leaves(state)], by_name(x, states, layer.named_parameters())
 
 

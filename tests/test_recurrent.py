@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import map_nest
+from tinygrad_rnn.autograd.pytree import map_leaves
 from tinygrad_rnn.errors import ArgumentError, ShapeError
 
 nn = tg.nn
@@ -142,9 +142,9 @@ def test_cells_unbatched_without_a_state_and_with_arrays(make):
     cell, x = make(3, 2), np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     whole = cell(tg.tensor(x))
     agree(whole, cell(x, cell.initial_state(4)))
-    state = map_nest(lambda t: t[1], whole)
-    agree(map_nest(lambda t: t[1], cell(x, whole)), cell(tg.tensor(x[1]), state))
-    agree(cell(x[1], state), cell(x[1], map_nest(lambda t: t.numpy(), state)))
+    state = map_leaves(lambda t: t[1], whole)
+    agree(map_leaves(lambda t: t[1], cell(x, whole)), cell(tg.tensor(x[1]), state))
+    agree(cell(x[1], state), cell(x[1], map_leaves(lambda t: t.numpy(), state)))
     assert all(leaf.shape == (2,) for leaf in leaves(cell(x[1])))
 
 
@@ -203,16 +203,16 @@ def test_recurrent_is_the_loop_by_hand(make, steps, batch, reverse, batch_first,
     layer = nn.Recurrent(cell, batch_first=batch_first, reverse=reverse)
     x = tg.randn(steps, batch, 3, dtype="float64", rng=rng)
     zero = cell.initial_state(batch)
-    state = map_nest(lambda t: tg.randn(t.shape, dtype="float64", rng=rng), zero) if given_state else None
+    state = map_leaves(lambda t: tg.randn(t.shape, dtype="float64", rng=rng), zero) if given_state else None
     expected, final = by_hand(cell, x, zero if state is None else state, reverse)
     outputs, got = layer(x.permute_dims((1, 0, 2)) if batch_first else x, state)
     agree(outputs.permute_dims((1, 0, 2)) if batch_first else outputs, expected)
     agree(got, final)
     assert outputs.shape == ((batch, steps, 2) if batch_first else (steps, batch, 2))
     if batch:
-        one = map_nest(lambda t: t[0], state) if given_state else None
+        one = map_leaves(lambda t: t[0], state) if given_state else None
         alone, end = layer(x[:, 0], one)
-        agree([alone, end], [expected[:, 0], map_nest(lambda t: t[0], final)])
+        agree([alone, end], [expected[:, 0], map_leaves(lambda t: t[0], final)])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -327,7 +327,7 @@ def test_layers_are_cells_one_above_another(make, batch_first):
     expected, states = stacked(x)
     agree(outputs, expected)
     for i in range(3):
-        agree(map_nest(lambda part, i=i: part[i], state), states[i])
+        agree(map_leaves(lambda part, i=i: part[i], state), states[i])
     again = stacked(x, states)
     agree(layer(x, state)[0], again[0])
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 from tinygrad_rnn.errors import AnomalyError, ArgumentError, DtypeError, GraphError, ShapeError
 
 PIECES = [1, 2, "sqrt", 100]
@@ -37,8 +37,8 @@ def by_hand(step, carry, xs, reverse=False):
     """The loop that `scan` stands for."""
     steps, ys = leaves(xs)[0].shape[0], {}
     for t in reversed(range(steps)) if reverse else range(steps):
-        carry, ys[t] = step(carry, map_nest(lambda x, t=t: x[t], xs))
-    return carry, map_nest(lambda *parts: tg.stack(parts), *[ys[t] for t in range(steps)])
+        carry, ys[t] = step(carry, map_leaves(lambda x, t=t: x[t], xs))
+    return carry, map_leaves(lambda *parts: tg.stack(parts), *[ys[t] for t in range(steps)])
 
 
 def agree(got, expected, e=1e-12):
@@ -100,7 +100,7 @@ def step_of(carried, returned, weight, derived):
             "fresh": lambda part: given_x * weight,
             "count": lambda part: part + 1,
         }
-        new = map_nest(lambda kind, part: makers[kind](part), carried, carry)
+        new = map_leaves(lambda kind, part: makers[kind](part), carried, carry)
         shown = {
             "old": [*old, given_x][0],
             "new": next((part for part in leaves(new) if part.dtype == np.float64), given_x),
@@ -109,7 +109,7 @@ def step_of(carried, returned, weight, derived):
             "product": past * given_x * derived,
             "count": sum((part for part in leaves(carry) if part.dtype == np.int64), tg.tensor(0)),
         }
-        return new, map_nest(shown.get, returned)
+        return new, map_leaves(shown.get, returned)
 
     return step
 
@@ -124,15 +124,15 @@ def test_scan_is_the_loop_by_hand(carried, returned, extra, steps, reverse, chec
     seeds, weight, source = iter(range(2, 100)), leaf(2, seed=0), leaf(2, seed=1)
     weight = weight.detach() if frozen == "weight" else weight
     derived = source * weight  # both are closed over, and one is made from the other
-    xs = map_nest(lambda _: leaf(steps, 2, seed=next(seeds)), {"first": "x", "extra": extra})
-    init = map_nest(lambda kind: tg.tensor(3) if kind == "count" else leaf(2, seed=next(seeds)), carried)
-    xs = map_nest(lambda t: t.detach(), xs) if frozen == "xs" else xs
-    init = map_nest(lambda t: t.detach(), init) if frozen == "init" else init
+    xs = map_leaves(lambda _: leaf(steps, 2, seed=next(seeds)), {"first": "x", "extra": extra})
+    init = map_leaves(lambda kind: tg.tensor(3) if kind == "count" else leaf(2, seed=next(seeds)), carried)
+    xs = map_leaves(lambda t: t.detach(), xs) if frozen == "xs" else xs
+    init = map_leaves(lambda t: t.detach(), init) if frozen == "init" else init
     inputs = [t for t in [weight, source, derived, *leaves(xs), *leaves(init)] if t.requires_grad]
     step = step_of(carried, returned, weight, derived)
     expected = by_hand(step, init, xs, reverse)
     found = tg.scan(step, init, xs, reverse=reverse, checkpoint=checkpoint)
-    first, second = (repr(map_nest(lambda t: t.requires_grad, nest)) for nest in (found, expected))
+    first, second = (repr(map_leaves(lambda t: t.requires_grad, nest)) for nest in (found, expected))
     assert first == second, "types of nests, and what needs a gradient"
     agree(derivatives(leaves(found), inputs), derivatives(leaves(expected), inputs))
 

@@ -12,7 +12,7 @@ from test_fused import both, tensor
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
-from tinygrad_rnn.compiler.runtime.gradient_buffers import Homes
+from tinygrad_rnn.compiler.runtime.gradient_buffers import GradientBuffers
 from tinygrad_rnn.errors import DeclarationError, DtypeError
 from tinygrad_rnn.kernels import scalar
 from tinygrad_rnn.ops import REGISTRY
@@ -188,13 +188,13 @@ def test_a_new_view_is_tested_by_the_tables(forgotten):
 @pytest.mark.parametrize("view", [True, False])
 def test_gradients_are_written_through_a_new_view(forgotten, monkeypatch, view):
     taken, made = swapped(view), []
-    original = Homes.__init__
+    original = GradientBuffers.__init__
 
     def noted(self, program):
         original(self, program)
         made.append(self)
 
-    monkeypatch.setattr(Homes, "__init__", noted)
+    monkeypatch.setattr(GradientBuffers, "__init__", noted)
     w, x, h = tensor(0, 7, 4), tensor(1, 9, 3, 4), tensor(2, 3, 4)
 
     def step(h, x):
@@ -202,7 +202,7 @@ def test_gradients_are_written_through_a_new_view(forgotten, monkeypatch, view):
         return h, h
 
     both(lambda engine: tg.scan(step, h, x, engine=engine), [w, x, h])
-    assert made and all(homes.complete == view for homes in made)
+    assert made and all(buffers.complete == view for buffers in made)
 
 
 def test_a_picture_shows_a_new_view_by_its_sign_and_formulas_look_through_it(forgotten):

@@ -12,7 +12,7 @@ import pytest
 from test_wrappers import agree
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves
 from tinygrad_rnn.errors import ArgumentError, GraphError, ShapeError
 
 nn = tg.nn
@@ -182,7 +182,7 @@ def test_reset_and_a_state_set_by_hand(make, k2):
         forget()
         agree(tbptt(x[:3]), first)
     middle = layer(x[:3])[1]  # hangs on its graph, which is still there
-    half = map_nest(lambda part: 0.5 * part, middle)
+    half = map_leaves(lambda part: 0.5 * part, middle)
     for state, expected in ((middle, second), (half, layer(x[3:], half)[0])):
         tbptt.state = state
         assert all(part.node is None for part in leaves(tbptt.state))

@@ -10,7 +10,7 @@ import pytest
 from test_wrappers import CELLS, N, Pass, Seen, about, agree, every_cell
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, like
+from tinygrad_rnn.autograd.pytree import leaves, unflatten
 
 nn = tg.nn
 
@@ -228,7 +228,7 @@ def test_a_learned_state_has_the_summed_gradient_of_a_given_one_and_serves_where
     for part in parts:
         part.detach().copy_(tg.randn(part.shape))
     shape = cell.initial_state(3)
-    given = like(shape, iter([tg.tensor(np.tile(part, (3, 1)), requires_grad=True) for part in parts]))
+    given = unflatten(shape, iter([tg.tensor(np.tile(part, (3, 1)), requires_grad=True) for part in parts]))
     x, results = tg.randn(4, 3, N, dtype="float64"), []
     for state in (None, given):
         outputs, end = results.append(layer(x, state, lengths)) or results[-1]

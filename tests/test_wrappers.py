@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves, like, map_nest
+from tinygrad_rnn.autograd.pytree import leaves, map_leaves, unflatten
 from tinygrad_rnn.autograd.tape import is_grad_enabled
 from tinygrad_rnn.errors import ArgumentError, TinygradError
 
@@ -80,7 +80,7 @@ every_cell = pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
 def some(cell, rows=3):
     """Random x and state."""
     x = tg.randn(rows, cell.input_size, dtype="float64")
-    return x, map_nest(lambda part: tg.randn(part.shape, dtype="float64"), cell.initial_state(rows))
+    return x, map_leaves(lambda part: tg.randn(part.shape, dtype="float64"), cell.initial_state(rows))
 
 
 def agree(a, b, e=1e-12):
@@ -105,7 +105,7 @@ def test_zoneout_takes_each_element_old_or_new_with_its_probability(make, one):
     cell = make()
     state = some(cell, 60)[1]
     each = ([0.3] * 3 if one else [0.2, 0.6, 0.45])[: len(list(leaves(state)))]
-    zoneout = nn.Zoneout(cell, 0.3 if one else like(state, iter(each)), rng=np.random.default_rng(1))
+    zoneout = nn.Zoneout(cell, 0.3 if one else unflatten(state, iter(each)), rng=np.random.default_rng(1))
     kept = [[] for _ in each]
     for _ in range(8):
         x, _ = some(cell, 60)
@@ -140,7 +140,7 @@ def test_zoneout_in_evaluation_is_the_expectation_and_at_0_and_1_nothing_and_all
     cell = make()
     x, state = some(cell)
     _, new = cell.step(x, state)
-    mixed = map_nest(lambda old, to: 0.3 * old + 0.7 * to, state, new)
+    mixed = map_leaves(lambda old, to: 0.3 * old + 0.7 * to, state, new)
     agree(nn.Zoneout(cell, 0.3).eval().step(x, state)[1], mixed)
     agree(nn.Zoneout(cell, 0.0).step(x, state)[1], new)
     agree(nn.Zoneout(cell, 1.0).step(x, state)[1], state, 0)
@@ -212,7 +212,7 @@ def test_variational_dropout_masks_what_products_see_and_not_the_memory(name):
     probe = Seen(N, hidden.shape[1])  # its masks, of the same random numbers
     nn.VariationalDropout(probe, 0.4, 0.5, np.random.default_rng(7)).step(tg.ones_like(x), tg.ones_like(hidden))
     m_x, m_h = (tg.tensor(mask, dtype="float64") for mask in probe.noted[0][:2])
-    expected = cell.step(x * m_x, like(state, iter([hidden * m_h, *memory])))[1]
+    expected = cell.step(x * m_x, unflatten(state, iter([hidden * m_h, *memory])))[1]
     if name in ("GRU", "GRU reset before", "MinimalGated"):  # these carry h itself on, as far as a gate says
         rows = slice(0, N) if name == "MinimalGated" else slice(N, 2 * N)
         w_x, w_h = cell.weight_ih[rows], cell.weight_hh[rows]
@@ -285,7 +285,7 @@ def test_what_is_no_probability_is_refused(p):
 
 @pytest.mark.parametrize("p", [(), (0.1,), (0.1, 0.2, 0.3), (0.1, (0.2,))])
 def test_a_nest_of_p_unlike_the_state_is_refused(p):
-    with pytest.raises(ArgumentError, match=r"^Zoneout: p is no nest as the state(.|\n)*expected \(\*, \*\)"):
+    with pytest.raises(ArgumentError, match=r"^Zoneout: p is no pytree as the state(.|\n)*expected \(\*, \*\)"):
         nn.Recurrent(nn.Zoneout(CELLS["LSTM"](), p))(tg.ones(2, 1, N, dtype="float64"))
 
 

@@ -23,7 +23,7 @@ def save(state: Any, path: str | os.PathLike[str], metadata: Mapping[str, str] |
     """Write `state` to a safetensors file: beside it first, flushed to the disk, then renamed into place.
 
     Args:
-        state: a dictionary from names to tensors or arrays, such as `module.state_dict()`; or any nest of
+        state: a dictionary from names to tensors or arrays, such as `module.state_dict()`; or any pytree of
             dictionaries, lists, numbers, strings and tensors, such as `optimizer.state_dict()`.
         path: the file.
         metadata: strings by name, kept in the file's header.
@@ -124,7 +124,7 @@ def _widened(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _opened(value: Any, name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    """The nest as JSON, its tensors moved to `arrays` under the names of their places."""
+    """The pytree as JSON, its tensors moved to `arrays` under the names of their places."""
     if isinstance(value, (Tensor, np.ndarray)):
         while name in arrays or name == "__metadata__":  # {"a": {"b": ...}, "a/b": ...}
             name += "'"

@@ -137,7 +137,7 @@ def test_memory_that_is_written_and_is_somebody_elses():
 
 def test_two_gradients_in_one_place():
     run = collected("backward")
-    targets = sorted({entry.base for entry in run.table if isinstance(entry, Address) and entry.base[0] == "gram"})
+    targets = sorted({entry.base for entry in run.table if isinstance(entry, Address) and entry.base[0] == "gemm"})
     memory = dict(run.memory)
     for target in targets:
         memory[target] = memory[targets[0]]._replace(low=-10_000, high=10_000)

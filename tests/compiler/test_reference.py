@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.autograd.nest import leaves
+from tinygrad_rnn.autograd.pytree import leaves
 from tinygrad_rnn.errors import FusionError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinygrad_rnn.autograd.backward import grad_up_to
 from tinygrad_rnn.autograd.tensor import Tensor
-from tinygrad_rnn.compiler.runtime.captures import Bound, Fixtures, Totals
+from tinygrad_rnn.compiler.runtime.captures import Bound, Captures, Totals
 from tinygrad_rnn.ir.interpret import run
 
 
@@ -23,14 +23,14 @@ class Interpreted:
     def __init__(self, planned, program, carry, xs, reverse=False, lengths=None, masks=None):
         low = planned.low
         self.planned, self.program, self.reverse, self.steps = planned, program, reverse, len(xs[0])
-        outer = [n for n, t in enumerate(low.fixtures) if isinstance(t, Tensor) and t._requires_grad]
-        self.fixtures = Fixtures(low, {place: low.fixtures[n] for n, place in low.bound.items()}, outer)
-        bound = Bound.of(self.fixtures, {n: t.shape for n, t in enumerate(low.tensors)})
+        outer = [n for n, t in enumerate(low.captures) if isinstance(t, Tensor) and t._requires_grad]
+        self.captures = Captures(low, {place: low.captures[n] for n, place in low.bound.items()}, outer)
+        bound = Bound.of(self.captures, {n: t.shape for n, t in enumerate(low.tensors)})
         self.matrices = [bound.given["matrix", i] for i in range(len(low.matrices))]
         self.live = None if lengths is None else [sum(n > t for n in lengths) for t in range(self.steps)]
         self.arrays = {("x", i): x for i, x in enumerate(xs)} | (masks or {})
         self.arrays |= {key: array for key, array in bound.given.items() if key[0] == "vector"}
-        rows = {("row", i): self.fixtures[n]._array for i, n in enumerate(low.per_row)}
+        rows = {("row", i): self.captures[n]._array for i, n in enumerate(low.per_row)}
         self.lasts = frozenset([*rows, *[key for key, array in (masks or {}).items() if array.ndim == 2]])
         self.arrays |= rows
         first = {("carry", i): part for i, part in enumerate(carry)}
@@ -53,7 +53,7 @@ class Interpreted:
         )  # fmt: skip
 
     def _states(self, carry):
-        saved = {key: array for key, array in self.found.items() if key[0] in ("kept", "y")}
+        saved = {key: array for key, array in self.found.items() if key[0] in ("saved", "y")}
         for i, part in enumerate(carry):
             after = self.found["next", i]
             start = part.reshape(1, len(part), -1)
@@ -71,9 +71,9 @@ class Interpreted:
             found["carry", i] if flow and i not in planned.unused else None for i, flow in enumerate(planned.flows)
         ]
         xs = [None if x is None else found["dx", i] for i, x in enumerate(planned.x_gradients)]
-        totals = Totals(self.fixtures, found)
-        seeds = [(self.fixtures[n], np.asarray(totals.of(total))) for n, total in planned.of_fixtures.items()]
+        totals = Totals(self.captures, found)
+        seeds = [(self.captures[n], np.asarray(totals.of(total))) for n, total in planned.of_captures.items()]
         starts = [Tensor(g.reshape(t.shape).astype(t.dtype)) for t, g in seeds]
-        outer = self.fixtures.outer
+        outer = self.captures.outer
         made = grad_up_to([t for t, _ in seeds], outer, starts, create_graph=False) if seeds else [None] * len(outer)
         return carry, xs, [(t, None if g is None else g.numpy()) for t, g in zip(outer, made)]

@@ -21,7 +21,7 @@ from ..ops.shape import astype
 from .memory import out_of_memory
 from .pull import brought_back, pull_joint, pull_whole, read_only, summed_to
 from .tape import Node, Place, thread, writes
-from .tensor import Tensor, as_tensor
+from .tensor import Tensor, as_tensor, runs_backward
 
 
 class Pieces:
@@ -53,6 +53,7 @@ class Pieces:
         return total
 
 
+@runs_backward
 def backward(
     outputs: Sequence[Tensor], grads: Sequence[Any], *, retain_graph: bool = False, create_graph: bool = False
 ) -> None:
@@ -188,13 +189,13 @@ def _propagate(
     totals: dict[int, Any] = {}
     ours: set[int] = set()  # totals that are sums, or made for this alone, so nobody else holds their memory
     heap: list[int] = []
-    leading = _leading([node for node, _ in seeds], wanted, through) if wanted is not None else None
+    reachable = _reachable([node for node, _ in seeds], wanted, through) if wanted is not None else None
     state = thread.state
     anomaly = state.anomaly
 
     def arrive(node: Node, g: Any) -> None:
         order = node.order
-        if leading is not None and order not in leading:
+        if reachable is not None and order not in reachable:
             return
         total = totals.get(order)
         if total is None:
@@ -238,7 +239,7 @@ def _propagate(
         if wanted is not None and order in wanted:
             wanted[order] = _own(g) if create_graph else Tensor(copied(g))
         op = node.op
-        if op is None or (leading is not None and not leading[order]):
+        if op is None or (reachable is not None and not reachable[order]):
             continue
         if create_graph:
             state.place = Place.of_gradient(node.place)
@@ -251,7 +252,7 @@ def _propagate(
             whole = node.parents[0]
             assert whole is not None and node.settings is not None
             order = whole.order
-            if leading is None or order in leading:
+            if reachable is None or order in reachable:
                 if order not in totals:
                     nodes[order], totals[order] = whole, {}
                     heappush(heap, -order)
@@ -262,13 +263,13 @@ def _propagate(
                     arrive(source, part)
         elif create_graph or not isinstance(op, Elementwise):
             g = g if create_graph else Tensor(g)
-            for source, part in pull_whole(node, saved, g, create_graph, anomaly, leading):
+            for source, part in pull_whole(node, saved, g, create_graph, anomaly, reachable):
                 arrive(source, part)
         else:
             for i, pull in op.pulls(node.wanted):
                 parent = node.parents[i]
                 assert parent is not None
-                if leading is not None and parent.order not in leading:
+                if reachable is not None and parent.order not in reachable:
                     continue
                 part = pull(g, saved)
                 if anomaly is not None:
@@ -285,7 +286,7 @@ def _propagate(
             node.saved = None
 
 
-def _leading(seeds: list[Node], wanted: dict[int, Any], through: bool) -> dict[int, bool]:
+def _reachable(seeds: list[Node], wanted: dict[int, Any], through: bool) -> dict[int, bool]:
     """The clock numbers of all nodes between the seeds and a wanted one; whether what is behind them leads there too.
 
     The rest of the graph is not run: its hooks stay silent, and it may be freed.

@@ -21,11 +21,11 @@ def pull_whole(
     g: Any,
     create_graph: bool,
     anomaly: Any,
-    leading: Container[int] | None,
+    reachable: Container[int] | None,
 ) -> Iterator[tuple[Node, Any]]:
     """Run a node's vjps on tensors: of ops on whole arrays, and of every op where backward itself is recorded.
 
-    Yields for each parent that wants one (and is among `leading`, where given) its gradient: a piece, a tensor under
+    Yields for each parent that wants one (and is among `reachable`, where given) its gradient: a piece, a tensor under
     `create_graph`, or an array.
     """
     op, settings, parents = node.op, node.settings or {}, node.parents
@@ -47,7 +47,7 @@ def pull_whole(
     values.append(g)  # at -1
     for i, function, names in plan.pulls:
         source = parents[i]
-        if leading is not None and not op.variadic and source is not None and source.order not in leading:
+        if reachable is not None and not op.variadic and source is not None and source.order not in reachable:
             continue
         made = function(*[settings[name] if type(name) is str else values[name] for name in names])
         for j, part in enumerate(_several(op, made, len(parents))) if op.variadic else ((i, made),):

@@ -23,7 +23,7 @@ from ..ops.random import Draws
 from ..ops.shape import astype
 from ..settings import FLOAT32, FLOAT64
 from .backward import grad
-from .nest import leaves, like, map_nest
+from .pytree import leaves, map_leaves, unflatten
 from .tape import Node, Reads, Watcher, enable_grad, is_grad_enabled, root_of, thread, tick, writes
 from .tensor import Tensor, as_tensor
 
@@ -32,7 +32,7 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     """f(*xs), as one node that keeps its inputs only: backward runs f again.
 
     Args:
-        f: a function of nests of tensors that returns one. What it closes over gets its gradients too. It must do the
+        f: a function of pytrees of tensors that returns one. What it closes over gets its gradients too. It must do the
             same again: random numbers drawn through this library do.
         xs: its arguments.
 
@@ -49,7 +49,7 @@ def replayed(f: Callable[..., Any], *xs: Any) -> Any:
     outputs = [as_tensor(y) for y in leaves(made)]
     tensors = run.close(course)
     run.wanted, run.sources = tuple([t._requires_grad for t in tensors]), [t.node for t in tensors]
-    return like(made, iter(joined(run, tensors, [y._array for y in outputs], [y._requires_grad for y in outputs])))
+    return unflatten(made, iter(joined(run, tensors, [y._array for y in outputs], [y._requires_grad for y in outputs])))
 
 
 #: What a node of several outputs has in the place of one.
@@ -190,7 +190,7 @@ class Run:
     """One call of `replayed`: how to do it again."""
 
     def __init__(self, f: Callable[..., Any], xs: tuple[Any, ...]) -> None:
-        self.f, self.xs = f, map_nest(lambda _: 0, xs)
+        self.f, self.xs = f, map_leaves(lambda _: 0, xs)
         self.inputs: list[Tensor] = [as_tensor(x) for x in leaves(xs)]
         self.place = thread.state.place
         self.draws = Draws()
@@ -206,7 +206,7 @@ class Run:
         """Run the function on these inputs."""
         course = _Course(scales)
         with course:
-            made = self.f(*like(self.xs, iter(inputs)))
+            made = self.f(*unflatten(self.xs, iter(inputs)))
         for y in leaves(made):
             y = as_tensor(y)
             course.used(y)

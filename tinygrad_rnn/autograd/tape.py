@@ -90,8 +90,8 @@ class Node:
         op: the operation.
         parents: the nodes of its inputs; None for an input that is constant.
         wanted: for each input, whether a gradient flows to it.
-        saved: what the vjps need (`Plan.kept` names it); None once a backward has freed it, and where `checkpoint` has
-            not kept it, what brings it back.
+        saved: what the vjps need (`BackwardPlan.kept` names it); None once a backward has freed it, and where
+            `checkpoint` has not kept it, what brings it back.
         settings: the operation's settings; for an elementwise one, the inputs that are plain numbers.
         order: its number on the clock.
         shape, dtype: the output's.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,16 @@ from ..ops import arrange, compare, contract, elementwise, index, reduce
 from ..ops import shape as shapes
 from .convert import array_of, arrays_of, checked_dtype, numpy_functions, plain_index
 from .tape import Node, read, thread, tick, writes
+
+#: What `Tensor.backward` runs: the last one. It is itself made of tensors, so it stands above and comes in by itself.
+_engines: list[Callable[..., None]] = []
+Engine = TypeVar("Engine", bound=Callable[..., None])
+
+
+def runs_backward(engine: Engine) -> Engine:
+    """Let `Tensor.backward` run `engine(outputs, grads, retain_graph=, create_graph=)`; as a decorator."""
+    _engines.append(engine)
+    return engine
 
 
 def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,9 +236,7 @@ class Tensor:
             GraphError: where nothing was recorded, `grad` is missing, the graph was freed, or a saved value was
             changed.
         """
-        from .backward import backward
-
-        backward([self], [grad], retain_graph=retain_graph or create_graph, create_graph=create_graph)
+        _engines[-1]([self], [grad], retain_graph=retain_graph or create_graph, create_graph=create_graph)
 
     def retain_grad(self) -> None:
         """Make `backward` leave the gradient of this intermediate result in its `grad` too."""

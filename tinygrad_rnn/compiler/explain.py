@@ -7,7 +7,7 @@ from typing import Any
 
 from ..autograd.tape import Place, enable_grad
 from ..ir.nodes import listed, reachable
-from .front.forms import Recipe
+from .front.forms import DeferredOp
 from .passes.levels import Level
 from .passes.schedule import RowPhase, Schedule
 from .program import Planned
@@ -41,7 +41,7 @@ class Explanation:
             yield f"  because {found}"
             return
         yield f"{where}: fused" if not left else f"{where}: runs eagerly, as {left}; fused it would be this:"
-        yield f"  {found.dtype}, {len(found.low.step.nodes)} values, {len(found.kept)} saved for the gradient"
+        yield f"  {found.dtype}, {len(found.low.step.nodes)} values, {len(found.saved)} saved for the gradient"
         names, labels = self._named(found), found.low.step.labels
         outside = ", ".join(dict.fromkeys(names.values())) or "no others"
         yield from _section("1. trace: one step as it ran", found.traced[0].splitlines())
@@ -60,9 +60,9 @@ class Explanation:
             "4. differentiate: the gradient of one step, by the operations' own derivatives",
             found.traced[1].splitlines(),
         )
-        kept = [f"{value!r}" for value in found.kept]
+        saved = [f"{value!r}" for value in found.saved]
         yield from _section(
-            "5. rematerialise: saved by the forward run; all else is computed again", kept or ["nothing"]
+            "5. rematerialise: saved by the forward run; all else is computed again", saved or ["nothing"]
         )
         yield from _section(
             "6. merge, schedule: from the last step to the first", _phases(found.backward, names, labels)
@@ -74,9 +74,9 @@ class Explanation:
         low, found = program.low, {}
         for letter, numbers in (("w", low.matrices), ("v", low.vectors)):
             for i, n in enumerate(numbers):
-                made = low.fixtures[n]
+                made = low.captures[n]
                 name = self._names.get(id(made))
-                if name is None and isinstance(made, Recipe):
+                if name is None and isinstance(made, DeferredOp):
                     name = f"{getattr(made.op, 'name', made.op)}(...)"
                 elif name is None and low.tensors[n].size == 1:
                     name = f"{float(low.tensors[n].numpy().reshape(())):.6g}"
@@ -88,7 +88,7 @@ def explain(run: Callable[..., Any], *inputs: Any) -> Explanation:
     """What the compiler makes of every recurrent layer and `scan` in run(*inputs): print it.
 
     Nothing is compiled; all runs eagerly. The program is shown as traced, on rows, and in the order in which kernels
-    run it: what is hoisted out of the loop, fused between products, sunk behind the loop, kept for the gradient, and
+    run it: what is hoisted out of the loop, fused between products, sunk behind the loop, saved for the gradient, and
     summed over all steps. What cannot be fused says why, with operation and line.
 
     Args:
@@ -147,8 +147,8 @@ def _phases(schedule: Schedule, names: dict[str, str], labels: dict[int, str]) -
 
 def _sums(program: Planned) -> Iterator[str]:
     low = program.low
-    for i in program.used_grams:
-        left, right = low.grams[i]
+    for i in program.used_gemms:
+        left, right = low.gemms[i]
         yield f"sum of {left.name}.T @ {right.name}".ljust(34) + f" ({left.width}, {right.width})"
     for i in sorted({*program.used_sums, *program.beside}):
         yield f"sum of {low.sums[i].name}".ljust(34) + f" ({low.sums[i].width},)"

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..autograd import tape
-from ..autograd.nest import leaves, like, map_nest
+from ..autograd.pytree import leaves, map_leaves, unflatten
 from ..autograd.tape import enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
 from ..ir.nodes import Input, Node
 from ..ir.program import Direction, Program, Wanted, given_of
 from ..ops.random import RandomKey
 from .front.differentiate import Gradient, TracedStep, differentiate, flowing, node_of
-from .front.forms import Lone, Recipe, Row
-from .front.lower import Lowering
+from .front.forms import DeferredOp, Row, ScalarInput
+from .front.lower import lower
+from .front.lowering import Lowering
 from .front.trace import NotFused, Trace
 from .passes.merge import merge
 from .passes.rematerialise import rematerialise
@@ -76,13 +77,13 @@ class Planned:
         draws: for each key that a step draws, from where.
         whole: whether there are whole numbers in the carry or in x.
         next, ys: the nodes of the next carry and of the outputs.
-        kept: nodes that the forward run saves for the gradient.
-        x_gradients: of one step; `of_fixtures` for captured tensors (by number) their total.
+        saved: nodes that the forward run saves for the gradient.
+        x_gradients: of one step; `of_captures` for captured tensors (by number) their total.
         outline: what a step does, to be compared with one of other rows.
         repeatable: whether all that it takes from outside is among the tensors read.
         unused: parts of the carry that no step takes.
-        used_grams, used_sums, beside: as `Gradient` has them.
-        gram_places: for each GEMM, where its sides lie: a key, and an offset.
+        used_gemms, used_sums, beside: as `Gradient` has them.
+        gemm_places: for each GEMM, where its sides lie: a key, and an offset.
         times: widths of what is kept of all steps for GEMMs alone.
     """
 
@@ -126,26 +127,26 @@ class Planned:
         """Find what is taken from outside among the tensors that the step reads."""
         low = self.low
         slots = {tensor.node.order: slot for slot, tensor in enumerate(tensors) if tensor.node is not None}
-        outside = [(n, t.node.order) for n, t in enumerate(low.fixtures) if not isinstance(t, Recipe) and t.node]
+        outside = [(n, t.node.order) for n, t in enumerate(low.captures) if not isinstance(t, DeferredOp) and t.node]
         low.bound = {n: slots[order] for n, order in outside if order in slots}
         self.repeatable = {n for n, order in outside if order in captured} <= low.bound.keys()
 
     def release(self) -> None:
         """Keep nothing alive of the trace: runs take what is outside anew."""
         low = self.low
-        self.carry, self.y = (map_nest(lambda _: 0, nest) for nest in (self.carry, self.y))
+        self.carry, self.y = (map_leaves(lambda _: 0, tree) for tree in (self.carry, self.y))
         low.known, low.tensors = {}, []
         for n in low.bound:
-            low.fixtures[n] = None
+            low.captures[n] = None
 
     def _take(self, gradient: Gradient, program: Program) -> None:
         """What the runs need to know."""
-        self.kept = program.saved
-        self.x_gradients, self.of_fixtures, self.unused = gradient.x, gradient.of_fixtures, gradient.unused
-        self.used_grams, self.used_sums, self.beside = gradient.gemms, gradient.sums, gradient.beside
+        self.saved = program.saved
+        self.x_gradients, self.of_captures, self.unused = gradient.x, gradient.of_captures, gradient.unused
+        self.used_gemms, self.used_sums, self.beside = gradient.gemms, gradient.sums, gradient.beside
         self.times = {} if self.backward is None else self.backward.times
         gemms = {} if self.backward is None else self.backward.gemms
-        self.gram_places = {i: (left, right) for (kind, i), (left, right) in gemms.items() if left is not None}
+        self.gemm_places = {i: (left, right) for (kind, i), (left, right) in gemms.items() if left is not None}
 
     # --- Lower ---
 
@@ -157,9 +158,9 @@ class Planned:
         for i, start in enumerate(traced.starts):
             low.know(node_of(start), Row(low.step.input(("carry", i), (_size(start),)), start.shape[1:]))
         for i, one in enumerate(traced.given):
-            found = Row(low.step.input(("x", i), (_size(one),)), one.shape[1:]) if one.ndim else Lone()
+            found = Row(low.step.input(("x", i), (_size(one),)), one.shape[1:]) if one.ndim else ScalarInput()
             low.know(node_of(one), found)
-        low.run(traced.trace)
+        lower(low, traced.trace)
         self.next = [self._row(part) for part in traced.after]
         self.ys = [self._row(part) for part in traced.outputs]
         self._limited()
@@ -181,7 +182,7 @@ class Planned:
     def _row(self, tensor: Any) -> Node:
         """The node of an output, in full."""
         found = self.low.of(tensor)
-        if isinstance(found, Lone):
+        if isinstance(found, ScalarInput):
             raise NotFused("an x without a batch axis is an output")
         if not isinstance(found, Row):
             if tensor.dtype != self.dtype:
@@ -203,7 +204,7 @@ def one_step(
     trace = Trace([*starts, *given])
     quiet = np.errstate(all="ignore")  # padding may be anything
     with enable_grad() if differentiable else no_grad(), trace, trace.draws, quiet:
-        made, y = step(like(carry, iter(starts)), like(x, iter(given)))
+        made, y = step(unflatten(carry, iter(starts)), unflatten(x, iter(given)))
     trace.check()
     return TracedStep(trace, starts, given, list(leaves(made)), list(leaves(y))), made, y
 

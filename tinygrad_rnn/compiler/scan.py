@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..autograd.nest import form, leaves, map_nest, structure
+from ..autograd.pytree import form, leaves, map_leaves, structure
 from ..autograd.replay import replayed
 from ..autograd.tape import Place, State, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
@@ -20,10 +20,10 @@ from ..kernels.codegen.jit import nothing_compiled
 from ..ops.random import Draws
 from ..ops.shape import concat, stack
 from .front.guards import Source, known_of
-from .front.lower import exact
+from .front.lowering import exact
 from .front.probe import Probe, Settled
 from .front.reads import Reads
-from .front.signature import Steady
+from .front.signature import CarrySignature
 from .front.trace import NotFused, same_for_rows
 from .program import Draft, Planned, one_step
 from .runtime.executable import Compiled
@@ -106,12 +106,12 @@ def scan(
 
     carry_t, y_t = step(carry_{t-1}, xs[t])          t = 0, 1, ..., T - 1, or T - 1, ..., 0 with `reverse`
 
-    Carry, x and y are nests: tensors in tuples, named tuples, lists and dicts, or None.
+    Carry, x and y are pytrees: tensors in tuples, named tuples, lists and dicts, or None.
 
     Args:
         step: one step.
-        init: the first carry. Every step must return one of the same nest, shapes and dtypes.
-        xs: a nest of tensors (T, ...); `tg.arange(T)` where only the number of steps matters. T may be 0: then `step`
+        init: the first carry. Every step must return one of the same pytree, shapes and dtypes.
+        xs: a pytree of tensors (T, ...); `tg.arange(T)` where only the number of steps matters. T may be 0: then `step`
             is called once, on zeros, to see what it returns.
         reverse: run from the last step to the first; ys[t] is still what belongs to xs[t].
         checkpoint: memory for time: keep carries at every k-th step only (k an int, or "sqrt" for the root of T), and
@@ -119,7 +119,7 @@ def scan(
         engine: how, as in `tg.engine`.
 
     Returns:
-        The last carry, and ys: the nest that `step` returns second, its tensors stacked to (T, ...).
+        The last carry, and ys: the pytree that `step` returns second, its tensors stacked to (T, ...).
 
     Raises:
         ShapeError: for xs of unequal lengths, and for a carry or a y that changes; the message names the step. Errors
@@ -134,8 +134,8 @@ def scan(
     name = getattr(step, "__name__", type(step).__name__)
     return unrolled(
         step,
-        map_nest(as_tensor, init),
-        map_nest(as_tensor, xs),
+        map_leaves(as_tensor, init),
+        map_leaves(as_tensor, xs),
         Place(name, 0, reverse),
         checkpoint=checkpoint,
         engine=checked_engine(engine),
@@ -210,31 +210,31 @@ class Loop:
                 return made[1], made[0]
 
             return over_live_rows(over, self.xs, self.carry, ragged, place.reverse)
-        kept = Steady(self.carry)
+        signature = CarrySignature(self.carry)
 
         def piece(carry: Any, xs: Any, a: int) -> tuple[Any, Any]:
             """Some of the steps, one after another."""
-            return self._piece(carry, xs, a, kept, probe)
+            return self._piece(carry, xs, a, signature, probe)
 
         if self.every is None or self.steps == 0:
             return piece(self.carry, self.xs, 0)
         return _in_pieces(piece, self.carry, self.xs, self.steps, self.every, place)
 
-    def _piece(self, carry: Any, xs: Any, a: int, kept: Steady, probe: Probe | None) -> tuple[Any, Any]:
+    def _piece(self, carry: Any, xs: Any, a: int, signature: CarrySignature, probe: Probe | None) -> tuple[Any, Any]:
         step, place, count = self.step, self.place, _length(xs)
         ys: list[Any] = [None] * count
         with at(place) as here:
             for t in reversed(range(count)) if place.reverse else range(count):
                 here.place = Place(place.cell, place.layer, place.reverse, self.first + a + t, place.of)
-                x = xs[t] if isinstance(xs, Tensor) else map_nest(lambda x, t=t: x[t], xs)
+                x = xs[t] if isinstance(xs, Tensor) else map_leaves(lambda x, t=t: x[t], xs)
                 if probe is None or not probe.active:
-                    carry, ys[t] = kept.checked(step(carry, x))
+                    carry, ys[t] = signature.checked(step(carry, x))
                 else:
-                    carry, ys[t] = kept.checked(probe.step(step, carry, x))
+                    carry, ys[t] = signature.checked(probe.step(step, carry, x))
                     probe.settle()
         if not count:
-            return carry, _nothing(step, carry, xs, place, kept)
-        return carry, map_nest(lambda *parts: stack(parts), *ys)
+            return carry, _nothing(step, carry, xs, place, signature)
+        return carry, map_leaves(lambda *parts: stack(parts), *ys)
 
     # --- As kernels ---
 
@@ -310,18 +310,18 @@ class Loop:
 
     def _compiled(self, probe: Probe, listed: bool) -> Compiled:
         """What the first two steps say of all."""
-        place, steps, kept = self.place, self.steps, Steady(self.carry)
+        place, steps, signature = self.place, self.steps, CarrySignature(self.carry)
         second = min(1, steps - 1)  # of a single step the same again
         order = [0, second] if not place.reverse else [steps - 1, steps - 1 - second]
 
         def checked(carry: Any, x: Any) -> tuple[Any, Any]:
-            return kept.checked(self.step(carry, x))
+            return signature.checked(self.step(carry, x))
 
         state = thread.state
         watchers, state.watchers = state.watchers, ()
         entered = len(probe.observer.entered)
         try:
-            few = [map_nest(lambda x, t=t: x[t], self.xs) for t in order]
+            few = [map_leaves(lambda x, t=t: x[t], self.xs) for t in order]
             with at(Place(place.cell, place.layer, place.reverse, self.first + order[0])), nothing_compiled():
                 with probe.draws.repeated(), probe.observer:
                     draft = Draft(checked, self.carry, few, _needs(self.xs))
@@ -345,8 +345,8 @@ class Loop:
         draws = Draws()
         try:
             for count in counts:
-                carry = map_nest(lambda part, n=count: Tensor(part._array[:n]), self.carry)
-                x = map_nest(lambda x, n=count: Tensor(x._array[0, :n]), self.xs)
+                carry = map_leaves(lambda part, n=count: Tensor(part._array[:n]), self.carry)
+                x = map_leaves(lambda x, n=count: Tensor(x._array[0, :n]), self.xs)
                 with at(self.place), nothing_compiled(), draws:
                     made = one_step(self.step, carry, x, _needs(self.xs))[0].trace.outline()
                 if not same_for_rows(program.outline, made, program.rows, count):
@@ -391,8 +391,8 @@ def _in_pieces(
             return piece(carry, xs, a)
 
         run.__name__ = place.cell
-        carry, parts[a] = replayed(run, carry, map_nest(lambda x, a=a: x[a : a + every], xs))
-    return carry, map_nest(lambda *ys: concat(ys), *[parts[a] for a in starts])
+        carry, parts[a] = replayed(run, carry, map_leaves(lambda x, a=a: x[a : a + every], xs))
+    return carry, map_leaves(lambda *ys: concat(ys), *[parts[a] for a in starts])
 
 
 def _left_eager(name: str, steps: int) -> str:
@@ -441,8 +441,8 @@ def trial() -> Iterator[None]:
 def _check_whole(program: Planned, carry: Any, xs: Any) -> None:
     """Raise NotFused for whole numbers that a kernel, where they are floats, could not look up."""
     limits = dict.fromkeys(program.low.limits)
-    for name, nest in (("carry", carry), ("x", xs)):
-        for i, part in enumerate(leaves(nest)):
+    for name, tree in (("carry", carry), ("x", xs)):
+        for i, part in enumerate(leaves(tree)):
             if part.dtype.kind in "iu" and part.ndim > (name == "x") and part.size:
                 least, most = int(part._array.min()), int(part._array.max())
                 if least < -exact(program.dtype) or most > exact(program.dtype):
@@ -451,8 +451,8 @@ def _check_whole(program: Planned, carry: Any, xs: Any) -> None:
                     raise NotFused("a number beyond the table that it is looked up in")
 
 
-def _needs(nest: Any) -> tuple[bool, ...]:
-    return tuple([part._requires_grad for part in leaves(nest)])
+def _needs(tree: Any) -> tuple[bool, ...]:
+    return tuple([part._requires_grad for part in leaves(tree)])
 
 
 def _length(xs: Any) -> int:
@@ -492,8 +492,8 @@ def pieces_of(checkpoint: str | int | None, steps: int) -> int | None:
     )
 
 
-def _nothing(step: Step, carry: Any, xs: Any, place: Place, kept: Steady) -> Any:
+def _nothing(step: Step, carry: Any, xs: Any, place: Place, signature: CarrySignature) -> Any:
     """The outputs of no steps: empty, in the shapes of those that one step on zeros gives."""
     with trial(), at(place):
-        _, y = kept.checked(step(carry, map_nest(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
-    return map_nest(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)
+        _, y = signature.checked(step(carry, map_leaves(lambda x: Tensor(np.zeros(x.shape[1:], x.dtype)), xs)))
+    return map_leaves(lambda part: Tensor(np.zeros((0, *part.shape), part.dtype)), y)

@@ -107,7 +107,7 @@ class Builder:
         first = operands[0]
         if all(isinstance(operand, Const) for operand in operands):
             with np.errstate(all="ignore"):
-                return self.constant(float(primitive.twin(*[operand.value for operand in operands])))  # type: ignore[attr-defined]
+                return self.constant(float(primitive.reference(*[operand.value for operand in operands])))  # type: ignore[attr-defined]
         if primitive is scalar.multiply:
             for one, other in (operands, operands[::-1]):
                 if isinstance(one, Const) and one.value == 1.0:

@@ -54,14 +54,14 @@ def function(name: str, symbols: Sequence[str], expression: Expression) -> jit.K
     function.
     """
 
-    def twin(*arrays: Any) -> Any:
+    def reference(*arrays: Any) -> Any:
         return expression.evaluate(dict(zip(symbols, arrays)))
 
     primitive = expression.primitive
     if primitive is None or (primitive.exact and all(operand.primitive is None for operand in expression.operands)):
         if primitive is not None and [operand.name for operand in expression.operands] == list(symbols):
-            return jit.plain(name, primitive.twin)
-        return jit.plain(name, twin)
+            return jit.plain(name, primitive.reference)
+        return jit.plain(name, reference)
     truths = truth_symbols(expression)
     signature = f"F({','.join('b1' if s in truths else 'F' for s in symbols)})"
-    return jit.ufunc(name, text(name, symbols, expression), signature, twin)
+    return jit.ufunc(name, text(name, symbols, expression), signature, reference)

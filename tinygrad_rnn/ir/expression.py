@@ -74,12 +74,12 @@ class Expression:
                 stack.extend((operand, False) for operand in reversed(expression.operands))
 
     def evaluate(self, values: dict[str, Any]) -> Any:
-        """The value for arrays given by symbol: by the primitives' NumPy twins; like kernels they warn of nothing."""
+        """The value for arrays given by symbol, by the primitives' references; like kernels they warn of nothing."""
         found: dict[int, Any] = {}
         with np.errstate(all="ignore"):
             for e in self.schedule():
                 if e.primitive is not None:
-                    found[id(e)] = e.primitive.twin(*[found[id(operand)] for operand in e.operands])
+                    found[id(e)] = e.primitive.reference(*[found[id(operand)] for operand in e.operands])
                 else:
                     found[id(e)] = values[e.name] if e.name is not None else e.value
         return found[id(self)]

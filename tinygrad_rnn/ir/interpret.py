@@ -100,7 +100,7 @@ def value(node: Node, operands: Sequence[Any], matrices: Sequence[Any], rows: in
         case Map():
             with np.errstate(all="ignore"):
                 shapes = [operand.shape for operand in node.operands]
-                found = node.primitive.twin(*map(_aligned, operands, shapes, [len(node.shape)] * len(shapes)))
+                found = node.primitive.reference(*map(_aligned, operands, shapes, [len(node.shape)] * len(shapes)))
             return np.asarray(found, node.dtype)
         case Reduce():
             axes = tuple([axis + 1 for axis in node.axes])

@@ -52,7 +52,7 @@ class Direction:
         return {number for number, (name, _) in self.given.items() if name == "carry"}
 
     @property
-    def leading(self) -> list[Node]:
+    def next_carry(self) -> list[Node]:
         """The next carry."""
         return [w.node for w in self.wanted if w.key[0] == "next"]
 
@@ -69,7 +69,7 @@ class Program:
 
     Attributes:
         forward, backward: both ways; the second takes the steps in the other order.
-        saved: what the first leaves for the second, as ("kept", i).
+        saved: what the first leaves for the second, as ("saved", i).
     """
 
     forward: Direction

@@ -1,6 +1,6 @@
-"""Scalar mathematics: every primitive that an elementwise rule may use, with its kernel text and its NumPy twin.
+"""Scalar mathematics: every primitive that an elementwise rule may use, with its kernel text and its NumPy reference.
 
-A primitive called on symbols makes a larger symbol; called on arrays it runs its twin. The bodies below are the text of
+A primitive called on symbols makes a larger symbol; on arrays it runs its reference. The bodies below are the text of
 compiled kernels (`jit.py` writes them out): straight-line arithmetic that LLVM turns into vector code, because pip's
 llvmlite has no vector `tanh` or `exp` of its own (14 ns an element by calls to libm, 0.3 ns so).
 
@@ -33,27 +33,27 @@ class Primitive:
     Args:
         name: its name, in programs and in kernel text.
         text: how a call is written in kernel text, with `{0}`, `{1}` for the operands.
-        twin: the same function on NumPy arrays.
-        exact: True where the twin gives the same numbers as fast, so that nothing need be compiled for it alone.
+        reference: the same function on NumPy arrays.
+        exact: True where the reference gives the same numbers as fast, so that nothing need be compiled for it alone.
         boolean: True where the result is a truth value.
         costly: True where it costs as much as twenty that are not: worth keeping, where recomputing is the choice.
         sources: kernel texts that a call needs beside it, one a function.
     """
 
-    __slots__ = ("boolean", "costly", "exact", "name", "sources", "text", "twin")
+    __slots__ = ("boolean", "costly", "exact", "name", "reference", "sources", "text")
 
     def __init__(
         self,
         name: str,
         text: str,
-        twin: Callable[..., Any],
+        reference: Callable[..., Any],
         *,
         exact: bool = False,
         boolean: bool = False,
         costly: bool = False,
         sources: tuple[str, ...] = (),
     ) -> None:
-        self.name, self.text, self.twin = name, text, twin
+        self.name, self.text, self.reference = name, text, reference
         self.exact, self.boolean, self.costly, self.sources = exact, boolean, costly, sources
         PRIMITIVES[name] = self
 
@@ -61,14 +61,14 @@ class Primitive:
         for operand in operands:
             if hasattr(operand, "apply_primitive"):
                 return operand.apply_primitive(self, operands)
-        return self.twin(*operands)
+        return self.reference(*operands)
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
 
 
 def primitive(
-    twin: Callable[..., Any], needs: tuple[Primitive, ...] = (), *, costly: bool = False
+    reference: Callable[..., Any], needs: tuple[Primitive, ...] = (), *, costly: bool = False
 ) -> Callable[[Callable[..., Any]], Primitive]:
     """Make the decorated function's body the kernel text of a primitive; it may call the primitives it `needs`."""
 
@@ -80,7 +80,7 @@ def primitive(
         name = function.__name__
         count = len(inspect.signature(function).parameters)
         call = f"{name}({', '.join(f'{{{i}}}' for i in range(count))})"
-        return Primitive(name, call, twin, costly=costly, sources=sources)
+        return Primitive(name, call, reference, costly=costly, sources=sources)
 
     return declare
 
@@ -88,12 +88,12 @@ def primitive(
 def _special(name: str) -> Callable[..., Any]:
     """A function of scipy.special, imported when first called: SciPy costs a tenth of a second."""
 
-    def twin(x: Any) -> Any:
+    def reference(x: Any) -> Any:
         import scipy.special
 
         return getattr(scipy.special, name)(x)
 
-    return twin
+    return reference
 
 
 # Arithmetic that IEEE 754 rounds exactly: NumPy's loops give the same bits at memory speed.
@@ -142,7 +142,7 @@ erf = Primitive("erf", "math.erf({0})", _special("erf"), exact=True, costly=True
 # enough zeros at its end that k times it is exact.
 
 
-@primitive(twin=np.expm1)
+@primitive(reference=np.expm1)
 def exp_tail(r):  # type: ignore[no-untyped-def]
     """e**r - 1 for |r| <= ln(2)/2: r + r**2 q(r), q interpolating at Chebyshev nodes.
 
@@ -168,7 +168,7 @@ def exp_tail(r):  # type: ignore[no-untyped-def]
     return q * r * r + r
 
 
-@primitive(twin=np.exp, needs=(exp_tail,), costly=True)
+@primitive(reference=np.exp, needs=(exp_tail,), costly=True)
 def exp(x):  # type: ignore[no-untyped-def]
     """e**x = 2**k (1 + tail(r)). The power is taken 64 steps nearer to 1 and the result moved there, for denormals."""
     lowest, highest = pick(x, -105.0, -746.0), pick(x, 89.0, 710.0)
@@ -185,12 +185,12 @@ def exp(x):  # type: ignore[no-untyped-def]
     return (scale * exp_tail(r) + scale) * move
 
 
-def _sigmoid_twin(x: Any) -> Any:
+def _sigmoid_reference(x: Any) -> Any:
     e = np.exp(-np.abs(x))
     return np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
 
 
-@primitive(twin=_sigmoid_twin, needs=(exp_tail,), costly=True)
+@primitive(reference=_sigmoid_reference, needs=(exp_tail,), costly=True)
 def sigmoid(x):  # type: ignore[no-untyped-def]
     """1 / (1 + e**-x), from e**-|x| so that the negative tail keeps its digits down to the denormals."""
     lowest = pick(x, -105.0, -746.0)
@@ -206,7 +206,7 @@ def sigmoid(x):  # type: ignore[no-untyped-def]
     return (e if x < 0 else one) / (one + e)
 
 
-@primitive(twin=np.tanh, needs=(exp_tail,), costly=True)
+@primitive(reference=np.tanh, needs=(exp_tail,), costly=True)
 def tanh(x):  # type: ignore[no-untyped-def]
     """u / (u + 2) with u = e**(2|x|) - 1, then the sign of x. The error of k ln 2 in one part vanishes as u grows."""
     highest = pick(x, 10.0, 20.0)
@@ -221,7 +221,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
     return math.copysign(u / (u + pick(x, 2.0, 2.0)), x)
 
 
-@primitive(twin=lambda x: np.logaddexp(x, np.zeros((), np.asarray(x).dtype)), needs=(exp,), costly=True)
+@primitive(reference=lambda x: np.logaddexp(x, np.zeros((), np.asarray(x).dtype)), needs=(exp,), costly=True)
 def softplus(x):  # type: ignore[no-untyped-def]
     """log(1 + e**x) = max(x, 0) + log1p(e**-|x|)."""
     zero = pick(x, 0.0, 0.0)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..autograd.create import zeros
-from ..autograd.nest import leaves, like, map_nest, structure
+from ..autograd.pytree import leaves, map_leaves, structure, unflatten
 from ..autograd.tape import Node, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, DtypeError, GraphError, ShapeError
@@ -22,7 +22,7 @@ from .module import Module, Parameter
 class Cell(Module):
     """Base class of cells: define `step`, and `initial_state` where the state is not one tensor (B, hidden_size).
 
-    `step(x, state)` takes x (B, I) and a state (any nest of tuples of tensors (B, ...)) and returns (output (B, H),
+    `step(x, state)` takes x (B, I) and a state (any pytree of tuples of tensors (B, ...)) and returns (output (B, H),
     new state). Called, a cell returns the new state alone, as PyTorch's do.
     """
 
@@ -80,19 +80,19 @@ class Cell(Module):
         return made
 
     def fitted(self, state: Any, batch_size: int) -> Any:
-        """The state given, in the nest that `initial_state` makes; that itself where None.
+        """The state given, in the pytree that `initial_state` makes; that itself where None.
 
         Raises:
-            ShapeError: where nest or shapes differ; broadcasting a state is mostly a mistake.
+            ShapeError: where pytree or shapes differ; broadcasting a state is mostly a mistake.
         """
-        zero = map_nest(as_tensor, self.initial_state(batch_size))
+        zero = map_leaves(as_tensor, self.initial_state(batch_size))
         return zero if state is None else fitting(state, zero, self.title)
 
     def forward(self, x: Any, state: Any = None) -> Any:
         x, state = as_tensor(x), attached(state, self.title)
         if x.ndim == 1:
-            batched = map_nest(lambda part: part.expand_dims(0), state)
-            return map_nest(lambda part: part.squeeze(0), self.forward(x.expand_dims(0), batched))
+            batched = map_leaves(lambda part: part.expand_dims(0), state)
+            return map_leaves(lambda part: part.squeeze(0), self.forward(x.expand_dims(0), batched))
         if x.ndim != 2:
             raise ShapeError(f"{self.title}: x is one step", expected="(B, I) or (I,)", got=x.shape)
         self.check_features(x)
@@ -157,18 +157,18 @@ def changed(module: Any, name: str, value: Any) -> Any:
 
 
 def fitting(state: Any, zero: Any, title: str) -> Any:
-    """The state in the nest of `zero`.
+    """The state in the pytree of `zero`.
 
     Raises:
-        ShapeError, DtypeError: where nest or shapes differ from that, or integers stand for floating numbers.
+        ShapeError, DtypeError: where pytree or shapes differ from that, or integers stand for floating numbers.
     """
-    state = map_nest(as_tensor, state)
+    state = map_leaves(as_tensor, state)
     if structure(state) != structure(zero):
         raise ShapeError(f"{title}: the state does not fit", expected=structure(zero), got=structure(state))
     for given, part in zip(leaves(state), leaves(zero)):
         if given.dtype.kind != part.dtype.kind:  # float32 beside float64 is for the products to refuse
             raise DtypeError(f"{title}: the state is of another dtype", expected=part.dtype, got=given.dtype)
-    return like(zero, leaves(state))
+    return unflatten(zero, leaves(state))
 
 
 def attached(state: Any, title: str) -> Any:
@@ -177,7 +177,7 @@ def attached(state: Any, title: str) -> Any:
     Raises:
         GraphError: where an earlier backward has freed what it was made from.
     """
-    state = map_nest(as_tensor, state)
+    state = map_leaves(as_tensor, state)
     for i, part in enumerate(leaves(state)):
         freed = _freed(part.node) if thread.state.enabled and part._requires_grad else None
         if freed is not None:
@@ -212,7 +212,7 @@ def _freed(node: Node) -> Node | None:
 
 def detach(state: Any) -> Any:
     """The state's values without their history: what goes into the next chunk of a long sequence."""
-    return map_nest(lambda part: as_tensor(part).detach(), state)
+    return map_leaves(lambda part: as_tensor(part).detach(), state)
 
 
 def check_sizes(name: str, **sizes: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.backward import grad
-from ..autograd.nest import leaves, map_nest
+from ..autograd.pytree import leaves, map_leaves
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor, tensor
 from ..ops.random import Draws
@@ -53,7 +53,7 @@ def _engines(
     found: list[tuple[Any, ...]] = []
     for layer in layers:
         given = tensor(x, requires_grad=x.dtype.kind == "f")
-        start = map_nest(lambda part: tensor(part, requires_grad=part.dtype.kind == "f"), state)
+        start = map_leaves(lambda part: tensor(part, requires_grad=part.dtype.kind == "f"), state)
         with draws if not found else draws.repeated():
             outputs, final = layer(given, start)
         wanted = [(n, t) for n, t in [("x", given), *named_parts(None, start), *parameters] if t.requires_grad]

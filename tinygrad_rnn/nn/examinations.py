@@ -12,7 +12,7 @@ import numpy as np
 
 from ..autograd.backward import grad
 from ..autograd.check import gradcheck, gradgradcheck
-from ..autograd.nest import leaves, like, map_nest, skeleton
+from ..autograd.pytree import leaves, map_leaves, skeleton, unflatten
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor, as_tensor, tensor
 from ..ops.random import Draws
@@ -53,11 +53,11 @@ class Examination:
 
     def state(self, rows: int = ROWS) -> Any:
         """A state that the cell itself reaches, from its initial state over a few steps."""
-        state = map_nest(as_tensor, self.cell.initial_state(rows))
+        state = map_leaves(as_tensor, self.cell.initial_state(rows))
         with no_grad():
             for x in self.inputs(STEPS, rows):
                 state = self.cell.for_sequence().step(tensor(x), state)[1]
-        return map_nest(lambda part: tensor(np.array(part)), state)
+        return map_leaves(lambda part: tensor(np.array(part)), state)
 
     def owners(self) -> dict[int, tuple[str, list[tuple[Module, str]]]]:
         """Each parameter's name and the places where it is, by its id."""
@@ -108,7 +108,7 @@ class Examination:
                     for module, attribute in owners[id(parameter)][1]:
                         vars(module)[attribute] = value
                 with draws.repeated():
-                    made = self.cell.for_sequence().step(x, like(zero, iter(parts)))
+                    made = self.cell.for_sequence().step(x, unflatten(zero, iter(parts)))
             finally:
                 for parameter in parameters:
                     for module, attribute in owners[id(parameter)][1]:
@@ -151,7 +151,7 @@ def _few(f: Callable[..., Any], point: list[Tensor]) -> tuple[Callable[..., Any]
 def one_step(exam: Examination) -> Iterator[str]:
     """one step: an output, and a state as it was given."""
     for rows in (ROWS, 1):
-        zero = map_nest(as_tensor, exam.cell.initial_state(rows))
+        zero = map_leaves(as_tensor, exam.cell.initial_state(rows))
         made = exam.cell.step(tensor(exam.x[0, :rows]), zero)
         if not isinstance(made, (tuple, list)) or len(made) != 2:
             yield f"step returns {type(made).__name__}\nexpected (output, new state)"
@@ -161,7 +161,7 @@ def one_step(exam: Examination) -> Iterator[str]:
             got = output.shape if isinstance(output, Tensor) else type(output).__name__
             yield f"the output of step is {got}\nexpected a tensor ({rows}, features), for x ({rows}, {exam.size})"
         if skeleton(new) != skeleton(zero):
-            yield f"step returns a state of another nest\nexpected {skeleton(zero)}\ngot {skeleton(new)}"
+            yield f"step returns a state of another pytree\nexpected {skeleton(zero)}\ngot {skeleton(new)}"
             return
         for i, (before, after) in enumerate(zip(leaves(zero), leaves(new))):
             if before.shape != after.shape:
@@ -270,12 +270,12 @@ def rows_independent(exam: Examination) -> Iterator[str]:
             with draws:
                 whole = _over(exam.cell, exam.x, state)
             for row in range(ROWS):
-                x, other = exam.x.copy(), map_nest(lambda part: np.array(part), state)
+                x, other = exam.x.copy(), map_leaves(lambda part: np.array(part), state)
                 x[:, row] = others[:, row]
                 for part, elsewhere in zip(leaves(other), leaves(beside)):
                     part[row] = np.asarray(elsewhere)[row]
                 with draws.repeated():
-                    moved = _over(exam.cell, x, map_nest(tensor, other))
+                    moved = _over(exam.cell, x, map_leaves(tensor, other))
                 keep = np.arange(ROWS) != row
                 for words in differences(_rows(whole, keep), _rows(moved, keep), np.flatnonzero(keep)):
                     yield f"another row changes when row {row} is given other numbers: {words}"
@@ -300,7 +300,7 @@ def padding(exam: Examination) -> Iterator[str]:
             one = np.arange(ROWS) == row
             begin = _rows((None, state), one)[1]
             alone = layer(tensor(exam.x[:length, one]), begin) if length else (None, begin)
-            got = (outputs[:length, one] if length else None, map_nest(lambda part, one=one: part[one], final))
+            got = (outputs[:length, one] if length else None, map_leaves(lambda part, one=one: part[one], final))
             for words in differences(alone, got, [row]):
                 yield (
                     f"a row of {length} steps, padded to {STEPS}{', in reverse' if reverse else ''}, gives something "
@@ -355,7 +355,7 @@ def _over(cell: Cell, x: np.ndarray[Any, Any], state: Any) -> tuple[Any, Any]:
 
 def _rows(made: tuple[Any, Any], which: np.ndarray[Any, Any]) -> tuple[Any, Any]:
     outputs, state = made
-    return None if outputs is None else outputs[:, which], map_nest(lambda part: part[which], state)
+    return None if outputs is None else outputs[:, which], map_leaves(lambda part: part[which], state)
 
 
 def named_parts(output: Any, state: Any) -> Iterator[tuple[str, Any]]:

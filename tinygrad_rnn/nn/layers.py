@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.create import zeros
-from ..autograd.nest import leaves, like, map_nest
+from ..autograd.pytree import leaves, map_leaves, unflatten
 from ..autograd.tensor import Tensor
 from ..errors import ArgumentError
 from ..ops.shape import stack
@@ -131,7 +131,7 @@ class Layers(OverTime):
             return None
         learned = (getattr(self, name).expand_dims(1) for name in self._learned)
         zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
-        first = like(zero, (part.broadcast_to(of.shape) for part, of in zip(learned, leaves(zero))))
+        first = unflatten(zero, (part.broadcast_to(of.shape) for part, of in zip(learned, leaves(zero))))
         return self._by_layer(first, batch_size)
 
     def _by_layer(self, state: Any, batch_size: int) -> list[Any]:
@@ -153,16 +153,16 @@ class Layers(OverTime):
         return self._stack.numbered(layer)
 
     def with_batch(self, state: Any) -> Any:
-        return map_nest(lambda part: part.expand_dims(1), state)
+        return map_leaves(lambda part: part.expand_dims(1), state)
 
     def without_batch(self, state: Any) -> Any:
-        return map_nest(lambda part: part.squeeze(1), state)
+        return map_leaves(lambda part: part.squeeze(1), state)
 
     def _unstacked(self, state: Any, batch_size: int) -> list[Any]:
-        """A nest of (layers, B, H) as a list of nests."""
+        """A pytree of (layers, B, H) as a list of pytrees."""
         zero = stacked_state([cell.initial_state(batch_size) for cell in self.cells])
         state = fitting(state, zero, type(self).__name__)
-        return [map_nest(lambda part, i=i: part[i], state) for i in range(len(self.cells))]
+        return [map_leaves(lambda part, i=i: part[i], state) for i in range(len(self.cells))]
 
     def extra_repr(self) -> str:
         both = ", bidirectional=True" if self.bidirectional else ""
@@ -173,10 +173,10 @@ class Layers(OverTime):
 
 
 def stacked_state(states: list[Any]) -> Any:
-    """Nests of (B, H), one a layer, as one nest of (layers, B, H)."""
+    """Pytrees of (B, H), one a layer, as one pytree of (layers, B, H)."""
     if len(states) == 1:
-        return map_nest(lambda part: part.expand_dims(0), states[0])
-    return map_nest(lambda *parts: stack(parts), *states)
+        return map_leaves(lambda part: part.expand_dims(0), states[0])
+    return map_leaves(lambda *parts: stack(parts), *states)
 
 
 class RNN(Layers):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.nest import map_nest
+from ..autograd.pytree import map_leaves
 from ..autograd.tape import Place, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..compiler.front.guards import Known, Source
@@ -28,7 +28,7 @@ class OverTime(Module):
     `layer(x, state=None, lengths=None)` takes
 
     x          (T, B, I); (B, T, I) where `batch_first`; (T, I) without a batch
-    state      a nest as the layer returns it; its own initial state where None
+    state      a pytree as the layer returns it; its own initial state where None
     lengths    (B,) ints from 0 to T, in any order: how many steps of each row there are; all where None. What is behind
                them is never read.
 
@@ -107,11 +107,11 @@ class OverTime(Module):
 
     def with_batch(self, state: Any) -> Any:
         """The state of one row as that of a batch of one."""
-        return map_nest(lambda part: part.expand_dims(0), state)
+        return map_leaves(lambda part: part.expand_dims(0), state)
 
     def without_batch(self, state: Any) -> Any:
         """The reverse."""
-        return map_nest(lambda part: part.squeeze(0), state)
+        return map_leaves(lambda part: part.squeeze(0), state)
 
     def numbered(self, layer: int) -> int:
         """Take `layer` as the number of the lowest layer inside; returns the number that comes next."""
@@ -181,7 +181,7 @@ class Recurrent(OverTime):
         return self.cell.fitted(state, batch_size)
 
     def states(self, x: Any, state: Any = None) -> Any:
-        """The state after every step of x (T, B, I): a nest of tensors (T, B, ...), without a history."""
+        """The state after every step of x (T, B, I): a pytree of tensors (T, B, ...), without a history."""
         x, cell = as_tensor(x), self.cell.for_sequence()
 
         def step(state: Any, x: Any) -> tuple[Any, Any]:

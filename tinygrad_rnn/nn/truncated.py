@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.nest import map_nest
+from ..autograd.pytree import map_leaves
 from ..autograd.tensor import as_tensor, tensor
 from ..errors import ArgumentError, ShapeError
 from ..ops.shape import concat
@@ -71,7 +71,7 @@ class TruncatedBPTT(Module):
     def state(self, state: Any) -> None:
         state = attached(state, "TruncatedBPTT")
         self.reset()
-        self._state = self._start = map_nest(tensor, state)  # what the caller does with the given one is its own
+        self._state = self._start = map_leaves(tensor, state)  # what the caller does with the given one is its own
 
     def forward(self, x: Any) -> Any:
         x = as_tensor(x)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.create import ones_like, zeros
-from ..autograd.nest import alike, leaves, like, map_nest, skeleton, structure
+from ..autograd.pytree import alike, leaves, map_leaves, skeleton, structure, unflatten
 from ..autograd.tensor import as_tensor, tensor
 from ..compiler.scan import trial
 from ..errors import ArgumentError, ShapeError
@@ -65,28 +65,28 @@ class Zoneout(Wrapper):
 
     Args:
         cell: any cell.
-        p: one probability for all of the state, or a nest of them, as the state: `LSTMState(hidden=0.05, cell=0.5)`.
+        p: one probability for all of the state, or a pytree of them, as the state: `LSTMState(hidden=0.05, cell=0.5)`.
         rng: a numpy.random.Generator.
     """
 
     def __init__(self, cell: Cell, p: Any = 0.1, rng: Rng = None) -> None:
         super().__init__(cell)
-        self.p, self.rng = map_nest(lambda one: _probability(one, "Zoneout", "p"), p), rng
+        self.p, self.rng = map_leaves(lambda one: _probability(one, "Zoneout", "p"), p), rng
 
     def step(self, x: Any, state: Any) -> tuple[Any, Any]:
         output, new = self.cell.step(x, state)
-        p = self.p if isinstance(self.p, (tuple, list, dict)) else map_nest(lambda _: self.p, state)
+        p = self.p if isinstance(self.p, (tuple, list, dict)) else map_leaves(lambda _: self.p, state)
         if skeleton(p) != skeleton(state):
-            raise ArgumentError("Zoneout: p is no nest as the state", expected=skeleton(state), got=skeleton(p))
+            raise ArgumentError("Zoneout: p is no pytree as the state", expected=skeleton(state), got=skeleton(p))
         if not alike(new, state):
             raise ShapeError(
                 f"{self.cell.title}: the step returned another state than it was given",
                 expected=structure(state),
                 got=structure(new),
             )
-        kept = map_nest(self._kept, p, state, new)
+        kept = map_leaves(self._kept, p, state, new)
         where = [i for i, part in enumerate(leaves(new)) if part is output]
-        return (list(leaves(kept))[where[0]] if where else output), like(new, leaves(kept))
+        return (list(leaves(kept))[where[0]] if where else output), unflatten(new, leaves(kept))
 
     def _kept(self, p: float, old: Any, new: Any) -> Any:
         if not p or new.dtype.kind != "f":
@@ -133,7 +133,7 @@ class VariationalDropout(Wrapper):
         size = getattr(made.cell, "input_size", None)
         made._calls_seen = None
         if self.training and self.recurrent_dropout and size is not None:
-            state = map_nest(as_tensor, made.cell.initial_state(1))
+            state = map_leaves(as_tensor, made.cell.initial_state(1))
             made._calls_seen = made._looks(zeros(1, size, dtype=leaves(state)[0].dtype), state)
         # A number is a function of key and place, so a key is a mask: rows that end early leave the others' alone.
         made._keys = (fresh_key(self.rng), fresh_key(self.rng)) if self.training else (0, 0)
@@ -154,7 +154,7 @@ class VariationalDropout(Wrapper):
         if calls_seen:
             return self._masked(lambda hidden: dropped(hidden, self.recurrent_dropout, key_h)).step(x, state)
         first, *others = leaves(state)
-        return self.cell.step(x, like(state, iter([dropped(first, self.recurrent_dropout, key_h), *others])))
+        return self.cell.step(x, unflatten(state, iter([dropped(first, self.recurrent_dropout, key_h), *others])))
 
     def _masked(self, mask: Callable[[Any], Any]) -> Cell:
         """The cell, with a mask on what it sees of the past."""
@@ -238,7 +238,7 @@ class LearnedState(Wrapper):
     def initial_state(self, batch_size: int) -> Any:
         zero = self.cell.initial_state(batch_size)
         learned = (getattr(self, f"initial_{i}").broadcast_to(part.shape) for i, part in enumerate(leaves(zero)))
-        return like(zero, learned)
+        return unflatten(zero, learned)
 
 
 def _probability(p: Any, name: str, argument: str) -> float:

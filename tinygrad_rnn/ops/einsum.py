@@ -36,7 +36,7 @@ class Term(NamedTuple):
     indices: tuple[str, ...]
 
 
-class Plan(NamedTuple):
+class Subscripts(NamedTuple):
     """What subscripts mean for operands of given shapes.
 
     An index is a letter, or ".1", ".2", ... for the axes under "...", counted from the last. `order` says which
@@ -131,7 +131,7 @@ def einsum(subscripts: str, *operands: Array) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Subscripts:
     inputs, arrow, output = subscripts.partition("->")
     texts = inputs.split(",")
     if len(texts) != len(shapes):
@@ -149,7 +149,7 @@ def _plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Plan:
             raise ArgumentError(f"einsum: the result's index {index!r} is in no operand", got=repr(subscripts))
         if result.count(index) > 1:
             raise ArgumentError(f"einsum: the result has the index {index!r} twice", got=repr(subscripts))
-    return Plan(operands, result, sizes, _order(subscripts, shapes))
+    return Subscripts(operands, result, sizes, _order(subscripts, shapes))
 
 
 def _order(subscripts: str, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

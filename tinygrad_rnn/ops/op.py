@@ -112,7 +112,7 @@ class Vjp(NamedTuple):
     names: tuple[str, ...]
 
 
-class Plan(NamedTuple):
+class BackwardPlan(NamedTuple):
     """What one call keeps and what its backward runs, for one choice of inputs that need a gradient.
 
     `sources` tells for each kept name where it comes from, `pulls` for each of those inputs its place, its vjp's
@@ -176,7 +176,7 @@ class Op:
         self.derivatives = math.inf
         self.call: Callable[..., Any] = _unbound
         self.function: Callable[..., Any] = _unbound  # the public one
-        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._plans: dict[tuple[bool, ...], BackwardPlan] = {}
 
         parameters = inspect.signature(rule).parameters.values()
         for taken in {"g", "y"} & {p.name for p in parameters}:
@@ -263,7 +263,7 @@ class Op:
             return self.linear and False not in changing
         return changing.count(True) == 1 and not self.variadic and self.inputs[changing.index(True)] in self.linear
 
-    def plan(self, wanted: tuple[bool, ...]) -> Plan:
+    def plan(self, wanted: tuple[bool, ...]) -> BackwardPlan:
         """What a call keeps and runs in which the inputs marked in `wanted` need a gradient.
 
         Raises:
@@ -272,7 +272,7 @@ class Op:
         found = self._plans.get(wanted)
         return found if found is not None else self._plans.setdefault(wanted, self._planned(wanted))
 
-    def _planned(self, wanted: tuple[bool, ...]) -> Plan:
+    def _planned(self, wanted: tuple[bool, ...]) -> BackwardPlan:
         names: dict[str, None] = {}
         vjps: list[tuple[int, Vjp]] = []
         for i, wants in enumerate(wanted):
@@ -289,7 +289,7 @@ class Op:
             names.update(dict.fromkeys(n for n in self.vjps[of].names if n != "g" and n not in self.settings))
         place: dict[str, Any] = {"g": -1, **{name: j for j, name in enumerate(names)}}
         pulls = [(i, vjp.function, tuple(place.get(name, name) for name in vjp.names)) for i, vjp in vjps]
-        return Plan(tuple(names), tuple(self._source(name) for name in names), tuple(pulls))
+        return BackwardPlan(tuple(names), tuple(self._source(name) for name in names), tuple(pulls))
 
     def _source(self, name: str) -> tuple[str, int]:
         """Where a kept value comes from: ("value", input number, -1 for the output), ("shape", i) or ("dtype", i)."""

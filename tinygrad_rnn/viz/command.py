@@ -176,7 +176,7 @@ def _watching(color: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def _differentiable(result: Any) -> bool:
-    from ..autograd.nest import leaves
+    from ..autograd.pytree import leaves
 
     return any(getattr(part, "requires_grad", False) for part in leaves(result))
 

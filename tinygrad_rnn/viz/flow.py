@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.backward import grad
-from ..autograd.nest import leaves, like, map_nest
+from ..autograd.pytree import leaves, map_leaves, unflatten
 from ..autograd.tape import enable_grad, no_grad, thread
 from ..autograd.tensor import Tensor, as_tensor
 from ..errors import ArgumentError
@@ -156,7 +156,7 @@ def flow(layer: OverTime, x: Any, loss: Loss | None = None, state: Any = None, *
         own = _own_states(layer, x.shape[1])
         state = own if len(layers) > 1 else own[0]
     else:  # where it came from is no part of this
-        state = map_nest(lambda part: as_tensor(part).detach(), state)
+        state = map_leaves(lambda part: as_tensor(part).detach(), state)
     step = _Steps(*_as_one(layers, x, state), loss or _half_square)
     slopes, held, arrives = step.slopes(), step.slopes(gates=False), step.arrivals()
     steps, output = len(x), step.output_part
@@ -230,7 +230,7 @@ def _as_one(layers: list[Recurrent], x: Tensor, state: Any) -> tuple[Cell, Tenso
 def _names(state: Any) -> list[str]:
     """What the parts of a cell's state are called."""
     count = len(list(leaves(state)))
-    named = getattr(type(state), "_fields", ("hidden",))  # unless there are more parts, in nests of its own
+    named = getattr(type(state), "_fields", ("hidden",))  # unless there are more parts, in pytrees of its own
     return list(named) if len(named) == count else [f"state {i + 1}" for i in range(count)]
 
 
@@ -285,7 +285,7 @@ class _Steps:
 
     def __init__(self, cell: Any, x: Tensor, first: Any, states: Any, names: list[str], loss: Loss) -> None:
         self.cell, self.x, self.loss = cell, x, loss
-        self.nest = first
+        self.tree = first
         self.after = [np.asarray(part) for part in leaves(states)]
         begin = [np.asarray(part) for part in leaves(first)]
         self.before = [np.concatenate([b[None], a[:-1]]) for b, a in zip(begin, self.after)]
@@ -308,7 +308,7 @@ class _Steps:
                 part.requires_grad = wants
         x = np.asarray(self.x)[steps]
         with enable_grad(), named_values() as named:
-            y, new = self.cell.checked_step(Tensor(x.reshape(-1, *x.shape[2:])), like(self.nest, iter(given)))
+            y, new = self.cell.checked_step(Tensor(x.reshape(-1, *x.shape[2:])), unflatten(self.tree, iter(given)))
         parts = [as_tensor(part) for part in leaves(new)]
         for part, where in zip(parts, self.parts.values()):
             if part is y:  # as most cells: the output is a part of the state
@@ -378,7 +378,7 @@ class _Steps:
         norms: dict[str, list[float]] = {name: [] for name in trained}
         sums = {name: np.zeros(p.shape) for name, p in trained.items()}
         for t in range(len(self.x)):
-            first = None if t else list(map(as_tensor, leaves(self.nest)))  # a learned one has its part too
+            first = None if t else list(map(as_tensor, leaves(self.tree)))  # a learned one has its part too
             _, y, new, _ = self.run(slice(t, t + 1), given=first)
             seeds = []
             for part, where in zip(new, self.parts.values()):

@@ -62,7 +62,7 @@ def graph(
     (3, 4)
 
     Args:
-        result: a tensor, a nest of tensors, or a `Tape`, of which every operation is drawn.
+        result: a tensor, a pytree of tensors, or a `Tape`, of which every operation is drawn.
         level: "op" (every operation once), "gate" (one node a named value and step), "cell" (one a step and layer),
             "layer" (time rolled up); "auto" is the finest that stays under 400 nodes.
         fold: "auto" folds more than 6 steps into 1, 2, ..., T; None draws all; (head, tail) says how many to draw.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.nest import leaves
+from ..autograd.pytree import leaves
 from ..autograd.replay import unfolded
 from ..autograd.tape import Node as TapeNode
 from ..autograd.tape import Tape, writes
@@ -31,7 +31,7 @@ def read(result: Any, parameters: Mapping[str, Tensor] | None = None, measured: 
     """The graph behind a result.
 
     Args:
-        result: a tensor, a nest of tensors, or a `Tape`, of which every op is taken.
+        result: a tensor, a pytree of tensors, or a `Tape`, of which every op is taken.
         parameters: tensors by name. Those that nothing uses are in the graph too.
         measured: whether the gradient of the result (of the sum of its elements; of a tape, of the last that can be
             differentiated) is taken with respect to every value.
@@ -81,7 +81,9 @@ def _roots(result: Any) -> list[TapeNode]:
         return [result.node] if result.node is not None else []
     if isinstance(result, (tuple, list, dict)):
         return [node for part in leaves(result) for node in _roots(part)]
-    raise ArgumentError("graph: this has no graph", expected="a tensor, a nest of tensors or a Tape", got=repr(result))
+    raise ArgumentError(
+        "graph: this has no graph", expected="a tensor, a pytree of tensors or a Tape", got=repr(result)
+    )
 
 
 class _Reader:

@@ -16,8 +16,9 @@ from ...autograd.tensor import Tensor
 from ...ir.nodes import Node
 from ...ir.program import Direction, Gemm, Key, Program, Wanted, given_of
 from ...kernels import scalar
-from .forms import Fixed, Row, Total
-from .lower import Lowering
+from .forms import CapturedConstant, Row, Total
+from .lower import lower
+from .lowering import Lowering
 from .trace import NotFused, Trace
 
 
@@ -44,7 +45,7 @@ class Gradient:
 
     Attributes:
         x: for each x its gradient, or None.
-        of_fixtures: of captured tensors, by number, their total.
+        of_captures: of captured tensors, by number, their total.
         unused: parts of the carry that no step takes.
         gemms: the numbers of the weight-gradient GEMMs that gradients are made of.
         sums: of the sums over rows those that no GEMM makes; `beside` has the others, and the GEMM whose right side
@@ -52,7 +53,7 @@ class Gradient:
     """
 
     x: list[Node | None]
-    of_fixtures: dict[int, Any]
+    of_captures: dict[int, Any]
     unused: set[int]
     gemms: list[int]
     sums: set[int]
@@ -60,7 +61,7 @@ class Gradient:
 
 
 @dataclass(frozen=True)
-class Flow:
+class RequiresGrad:
     """Where gradients go, as they would in the loop.
 
     Attributes:
@@ -81,7 +82,7 @@ class Flow:
         return self.course[steps]
 
 
-def flowing(step: TracedStep, needs: Sequence[bool], needs_x: Sequence[bool]) -> Flow:
+def flowing(step: TracedStep, needs: Sequence[bool], needs_x: Sequence[bool]) -> RequiresGrad:
     """Where gradients go, of a carry and an x of which these want one."""
     made = {node_of(x).order for x in (*step.starts, *step.given)} | {one.node.order for one in step.trace.done}
 
@@ -104,7 +105,7 @@ def flowing(step: TracedStep, needs: Sequence[bool], needs_x: Sequence[bool]) ->
     while True:
         now = wanting(course[-1], step.after)
         if now in course:
-            return Flow([any(flows) for flows in zip(*course)], ys, course, course.index(now))
+            return RequiresGrad([any(flows) for flows in zip(*course)], ys, course, course.index(now))
         course.append(now)
         ys = [a or b for a, b in zip(ys, wanting(now, step.outputs))]
 
@@ -146,24 +147,24 @@ def differentiate(
     for one, (_, node) in zip(ones, seeds):
         low.know(node_of(one), Row(node, one.shape[1:]))
     forward = len(low.step.nodes)
-    low.run(trace)
+    lower(low, trace)
     made = iter(found)
     of_carry = [next(made) if flow else None for flow in flows[0]]
     of_x = [next(made) if wants else None for wants in wants_x]
     nodes = [_gradient(low, g, node.width) if flow else None for g, flow, node in zip(of_carry, flows[0], results[0])]
     x = [None if g is None else _gradient(low, g, math.prod(one.shape[1:])) for g, one in zip(of_x, step.given)]
-    of_fixtures = {}
+    of_captures = {}
     for n, g in zip(boundary, made):
         if g is not None:
-            of_fixtures[n] = low.of(g)
-            if isinstance(of_fixtures[n], Row):
+            of_captures[n] = low.of(g)
+            if isinstance(of_captures[n], Row):
                 raise NotFused("a gradient of what is fixed is no sum over rows")
-    sums, gemms = _used(low, of_fixtures)
-    rights = {low.grams[i][1].number: i for i in gemms}
+    sums, gemms = _used(low, of_captures)
+    rights = {low.gemms[i][1].number: i for i in gemms}
     beside = {i: rights[low.sums[i].number] for i in sums if low.sums[i].number in rights}
     sums -= beside.keys()
     unused = {i for i, g in enumerate(of_carry) if g is None}
-    gradient = Gradient(x, of_fixtures, unused, gemms, sums, beside)
+    gradient = Gradient(x, of_captures, unused, gemms, sums, beside)
     return replace(program, backward=_backward(low, gradient, nodes, results, forward)), gradient
 
 
@@ -199,7 +200,7 @@ def _gradient(low: Lowering, g: Any, width: int) -> Node:
     if g is None:
         return low.step.broadcast(low.step.constant(0.0), (width,))
     found = low.of(g)
-    if isinstance(found, Fixed):
+    if isinstance(found, CapturedConstant):
         return low.step.broadcast(low.beside(found, g, g.shape), (width,))
     if not isinstance(found, Row):
         raise NotFused("a gradient of rows is a sum over them")
@@ -220,7 +221,7 @@ def _used(low: Lowering, totals: Mapping[int, Any]) -> tuple[set[int], list[int]
         made = low.totals[one.number]
         if isinstance(made, tuple) and made[0] == "sum":
             sums.add(made[1])
-        elif isinstance(made, tuple) and made[0] == "gram":
+        elif isinstance(made, tuple) and made[0] == "gemm":
             gemms[made[1]] = None
         else:
             stack += made.operands
@@ -237,7 +238,7 @@ def _backward(
     wanted = [Wanted(node, ("next", i)) for i, node in enumerate(carry) if node is not None]
     wanted += [Wanted(node, ("dx", i)) for i, node in enumerate(gradient.x) if node is not None]
     wanted += [Wanted(node, ("sum", i), True) for i, node in enumerate(low.sums) if i in gradient.sums]
-    gemms = [Gemm(*low.grams[i], ("gram", i)) for i in gradient.gemms]
+    gemms = [Gemm(*low.gemms[i], ("gemm", i)) for i in gradient.gemms]
     gemms += [Gemm(None, low.sums[i], ("sum", i)) for i in gradient.beside]
     given: dict[int, Key] = given_of(low.step.nodes, True)
     for name, nodes in zip(("after", "y"), results):  # these lie in memory, as they are returned

@@ -20,23 +20,23 @@ class Row(NamedTuple):
         return math.prod(self.shape)
 
 
-class Fixed(NamedTuple):
-    """A tensor that is the same at all steps; `number` of `Fixtures`."""
+class CapturedConstant(NamedTuple):
+    """A tensor that is the same at all steps; `number` of `Captures`."""
 
     number: int
 
 
-class Lone(NamedTuple):
+class ScalarInput(NamedTuple):
     """One number that changes from step to step, the same for all rows: no kernel takes it."""
 
 
-class Tall(NamedTuple):
+class RowConcatenated(NamedTuple):
     """Rows, one batch below another: the sides of a sum of products over rows."""
 
     rows: tuple[Row, ...]
 
 
-class Turned(NamedTuple):
+class Transposed(NamedTuple):
     """Rows as columns."""
 
     values: tuple[Node, ...]
@@ -49,7 +49,7 @@ class Total(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class Recipe:
+class DeferredOp:
     """How a fixed value or a total is made: an operation on others of its kind (or plain arrays), with settings."""
 
     op: Any

@@ -6,334 +6,112 @@ not mix is derived here, operation by operation: axis 0 of a row value is the ba
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ...autograd import tape
-from ...autograd.tape import thread
 from ...autograd.tensor import Tensor
-from ...ir.builder import Builder
-from ...ir.nodes import Draw, Map, Node
+from ...ir.nodes import Map
 from ...ops.op import Elementwise
-from ...ops.shape import permute_dims
-from .forms import Fixed, Lone, Recipe, Row, Tall, Total, Turned
+from .forms import CapturedConstant, DeferredOp, Row, RowConcatenated, ScalarInput, Total, Transposed
+from .lowering import Lowering
 from .rules import RULES, viewed
 from .trace import NotFused, Trace, Traced
 
-T = TypeVar("T")
 
-
-class Numbered(list[T]):
-    """Different things, numbered in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._places: dict[T, int] = {}
-
-    def place(self, thing: T) -> int:
-        """The number of a thing, which may be new."""
-        found = self._places.setdefault(thing, len(self))
-        if found == len(self):
-            self.append(thing)
-        return found
-
-
-class Lowering:
-    """The program of one step, and of its gradient, as it is put together.
-
-    Attributes:
-        step: the values over rows.
-        fixtures: tensors from outside, or recipes.
-        vectors, matrices, per_row: the numbers among the fixtures of those that the program uses.
-        bound: for fixtures that are tensors of what the step is made of, the place there.
-        masks: what random ops draw, in the order of making.
-        sums, grams: values summed over all rows, and pairs of values whose products are.
-        totals: ("sum", i), ("gram", i), or recipes.
-    """
-
-    def __init__(self, rows: int, dtype: np.dtype[Any], keys: Mapping[int, tuple[str, int]]) -> None:
-        self.rows, self.dtype = rows, dtype
-        self.step = Builder(str(dtype))
-        self.fixtures: list[Any] = []
-        self.tensors: list[Any] = []  # of the fixtures, as the trace made them
-        self._plain: list[bool] = []  # whether each is made of plain numbers alone
-        self.vectors = Numbered[int]()
-        self.matrices = Numbered[int]()
-        self.per_row = Numbered[int]()
-        self.bound: dict[int, int] = {}
-        self.masks: list[Draw] = []
-        self.sums = Numbered[Node]()
-        self.grams = Numbered[tuple[Node, Node]]()
-        self.totals: list[Any] = []
-        self._totals: dict[Any, Total] = {}  # those that are no recipes
-        #: For whole numbers that the step makes, what they are below; and what those given must be below.
-        self.below: dict[int, int] = {}
-        self.limits: list[tuple[tuple[str, int], int]] = []
-        self.known: dict[int, Any] = {}
-        self._counts: dict[int, Fixed] = {}
-        self.values_only = not thread.state.enabled
-        self._keys = keys
-        self._numbers: dict[str, Fixed] = {}
-        self.numbers: dict[int, bool | int | float] = {}  # of the traces, by the clock numbers of their leaves
-        self.plain: dict[int, float] = {}  # fixtures that are such numbers
-
-    # --- What is known ---
-
-    def know(self, node: tape.Node, found: Any) -> None:
-        """Remember what a value of the trace is, by the node that made it."""
-        self.known[node.order] = found
-
-    def of(self, tensor: Any) -> Any:
-        """What a tensor is: as known, or else something fixed from outside."""
-        if tensor.node is None:
-            tensor.node = tape.Node.leaf(tensor._array)
-        found = self.known.get(tensor.node.order)
-        if found is None:
-            is_number = tensor.node.order in self.numbers
-            found = self.fixed(tensor, tensor, is_number)
-            self.know(tensor.node, found)
-            if is_number:
-                self.plain[found.number] = float(self.numbers[tensor.node.order])
-        return found
-
-    def fixed(self, made: Any, tensor: Any, is_number: bool = False) -> Fixed:
-        """A new fixture."""
-        self.fixtures.append(made)
-        self.tensors.append(tensor)
-        if isinstance(made, Recipe):
-            plain = all(operand is None or self._plain[operand.number] for operand in made.operands)
+def lower(low: Lowering, trace: Trace) -> None:
+    """Put every operation of a trace into the program."""
+    low.numbers.update(trace.numbers)
+    for one in trace.done:
+        operands = [None if x is None else low.of(x) for x in one.inputs]
+        drawn = low.keys.get(one.settings["key"]) if one.op.random else None
+        if drawn is None and all(x is None or isinstance(x, CapturedConstant) for x in operands):
+            made: Any = low.capture(
+                DeferredOp(one.op, tuple(operands), one.settings),
+                Tensor(one.made, one.node, one.node.wanted != () and True in one.node.wanted),
+            )
         else:
-            plain = is_number
-        self._plain.append(plain)
-        return Fixed(len(self.fixtures) - 1)
-
-    def run(self, trace: Trace) -> None:
-        """Lower every operation."""
-        self.numbers.update(trace.numbers)
-        for one in trace.done:
-            operands = [None if x is None else self.of(x) for x in one.inputs]
-            drawn = self._keys.get(one.settings["key"]) if one.op.random else None
-            if drawn is None and all(x is None or isinstance(x, Fixed) for x in operands):
-                made: Any = self.fixed(
-                    Recipe(one.op, tuple(operands), one.settings),
-                    Tensor(one.made, one.node, one.node.wanted != () and True in one.node.wanted),
-                )
-            else:
-                try:
-                    made = self._lowered(one, operands)
-                except NotFused as trouble:
-                    raise NotFused(f"{one.op.name}: {trouble}", one.where) from None
-                if isinstance(made, Row) and one.node.label and isinstance(made.value, Map):
-                    self.step.labels.setdefault(made.value.number, one.node.label)
-            self.know(one.node, made)
-
-    # --- Operations ---
-
-    def _lowered(self, one: Traced, operands: list[Any]) -> Any:
-        if any(isinstance(x, (Total, Turned, Tall)) for x in operands):
-            return self._outside(one, operands)
-        if any(isinstance(x, Lone) for x in operands):
-            raise NotFused("it takes an x without a batch axis")
-        if not one.op.whole_numbers and any(x is not None and x.dtype.kind in "iu" for x in one.inputs):
-            raise NotFused("whole numbers are looked up in a table, or passed on, and no more")
-        if isinstance(one.op, Elementwise):
-            return self._elementwise(one, operands)
-        if one.op.view:
-            return viewed(self, one, operands)
-        rule = RULES.get(one.op.name)
-        if rule is None:
-            raise NotFused("no kernel form is known for it")
-        return rule(self, one, operands)
-
-    def _elementwise(self, one: Traced, operands: list[Any]) -> Row:
-        op = one.op
-        assert isinstance(op, Elementwise)
-        shape = one.made.shape
-        values = {}
-        for name, x, tensor in zip(op.inputs, operands, one.inputs):
-            given = one.settings.get(name)
-            if given is None or isinstance(given, np.ndarray):
-                values[name] = self.beside(x, tensor, shape)
-            else:
-                values[name] = self.numeral(float(given))
-        return Row(self.expression(op.expression, values), shape[1:])
-
-    def expression(self, expression: Any, values: dict[str, Node]) -> Node:
-        """An expression on values."""
-        found: dict[int, Node] = {}
-        for e in expression.schedule():
-            if e.primitive is not None:
-                found[id(e)] = self.step.map(e.primitive, *[found[id(operand)] for operand in e.operands])
-            else:
-                found[id(e)] = values[e.name] if e.name is not None else self.step.constant(float(e.value or 0))
-        return found[id(expression)]
-
-    def numeral(self, number: float) -> Node:
-        """A number of the user's: in the kernel's text where it is a plain one, else handed over."""
-        is_plain = number in _PLAIN and not (number == 0.0 and math.copysign(1.0, number) < 0.0)
-        return self.step.constant(number) if is_plain else self.given(number)
-
-    def given(self, number: float) -> Node:
-        """A number that is handed over, so that another compiles nothing."""
-        found = self._numbers.get(number.hex())
-        if found is None:
-            tensor = Tensor(np.asarray(number, self.dtype))
-            found = self._numbers[number.hex()] = self.fixed(tensor, tensor)
-        return self.vector(found, 1)
-
-    def vector(self, fixed: Fixed, width: int) -> Node:
-        """A fixture as the same values for all rows."""
-        return self.step.captured(self.vectors.place(fixed.number), (width,))
-
-    def beside(self, x: Any, tensor: Any, shape: tuple[int, ...]) -> Node:
-        """An operand as a value that goes with a row tensor of this shape."""
-        if not shape or shape[0] != self.rows:
-            raise NotFused("its result is not one row for each row of the batch")
-        features = shape[1:]
-        if isinstance(x, Row):
-            if len(x.shape) != len(features):
-                raise NotFused("the batch axis of its inputs is not the same")
-            if x.value.width == 1 or x.shape == features:
-                return x.value
-            raise NotFused(f"{x.shape} is broadcast to {features} in part")
-        array = tensor._array
-        own = array.shape
-        if array.dtype.kind == "f" and array.dtype != self.dtype:
-            raise NotFused(f"{array.dtype} meets {self.dtype}")
-        if array.size == 1 and self._plain[x.number]:
-            return self.numeral(self.plain.get(x.number, float(array.reshape(()))))
-        if array.dtype.kind not in "f":
-            raise NotFused(f"a fixed value of {array.dtype}")
-        if array.size == 1:
-            return self.vector(x, 1)
-        if len(own) == len(shape) and own[0] == self.rows and self.rows > 1:
-            if own[1:] != features and math.prod(own[1:]) != 1:
-                raise NotFused(f"{own} is broadcast to {shape} in part")
-            return self.step.input(("row", self.per_row.place(x.number)), (math.prod(own[1:]),))
-        bare = own[1:] if len(own) == len(shape) else own
-        if math.prod(bare) == math.prod(features) and bare == features[len(features) - len(bare) :]:
-            return self.vector(x, array.size)
-        raise NotFused(f"{own} is broadcast to {shape} in part")
-
-    def counted(self, width: int) -> Node:
-        """The numbers 0, 1, ..., width - 1."""
-        if width > exact(self.dtype):
-            raise NotFused(f"whole numbers up to {width} are not exact in {self.dtype}")
-        found = self._counts.get(width)
-        if found is None:
-            tensor = Tensor(np.arange(width, dtype=self.dtype))
-            found = self._counts[width] = self.fixed(tensor, tensor)
-        return self.vector(found, width)
-
-    def mask(self, key: int, p: float | None, width: int) -> Node:
-        """What `dropped` multiplies by, or with p None what `noisy` adds."""
-        count = len(self.step.nodes)
-        made = self.step.draw(*self._keys.get(key, ("fixed", key)), p, (width,))
-        if made.number == count:
-            self.masks.append(made)
-        return made
-
-    def full(self, row: Row) -> Node:
-        """The value with all numbers of a row."""
-        return row.value if row.value.width == row.size else self.step.broadcast(row.value, (row.size,))
-
-    def matrix(self, x: Any) -> int:
-        """The number of a fixture among the matrices."""
-        if not isinstance(x, Fixed) or self.tensors[x.number].ndim != 2:
-            raise NotFused("it is no product of rows with a fixed matrix")
-        if self.tensors[x.number].dtype != self.dtype:
-            raise NotFused(f"{self.tensors[x.number].dtype} meets {self.dtype}")
-        return self.matrices.place(x.number)
-
-    def product(self, x: Row, weight: Any, turned: bool, width: int) -> Node:
-        """x @ weight, or its transpose; a matrix that is itself the transpose of another is read as that one."""
-        while isinstance(weight, Fixed):
-            made = self.fixtures[weight.number]
-            if not isinstance(made, Recipe) or made.op is not permute_dims.op:
-                break
-            if made.settings["axes"] not in (None, (1, 0)):
-                break
-            weight, turned = made.operands[0], not turned
-        return self.step.product(self.full(x), self.matrix(weight), turned, width)
-
-    def rowed(self, x: Any) -> Row:
-        """An operand that must be rows."""
-        if not isinstance(x, Row):
-            raise NotFused("rows meet a fixed value here in a way that has no kernel form")
-        return x
-
-    # --- What leaves the loop ---
-
-    def _outside(self, one: Traced, operands: list[Any]) -> Any:
-        name, first = one.op.name, operands[0]
-        if isinstance(first, Tall) and name == "permute_dims":
-            return Turned(tuple([self.full(row) for row in first.rows]))
-        if isinstance(first, Tall) and name == "sum" and one.settings["axis"] == (0,) and not one.settings["keepdims"]:
-            return self.added([self.summed(self.full(row)) for row in first.rows])
-        if isinstance(first, Turned) and name == "permute_dims" and len(first.values) == 1:
-            return Row(first.values[0], (first.values[0].width,))
-        if name == "matmul" and isinstance(first, Fixed) and isinstance(operands[1], Turned):
-            return self._of_columns(one, operands)
-        if isinstance(first, Turned) and name == "matmul" and isinstance(operands[1], (Row, Tall)):
-            rows = operands[1].rows if isinstance(operands[1], Tall) else (operands[1],)
-            if len(rows) == len(first.values) and all(len(row.shape) == 1 for row in rows):
-                pairs = zip(first.values, map(self.full, rows))
-                return self.added([self.total(("gram", self.grams.place(pair))) for pair in pairs])
-        elif self._linear(one, operands):
-            same = one.made.dtype == one.inputs[0].dtype and one.made.shape == one.inputs[0].shape
-            if same and name in ("astype", "reshape", "broadcast_to"):
-                return first
-            made = self.totals[first.number] if isinstance(first, Total) else None
-            if name == "permute_dims" and isinstance(made, tuple) and made[0] == "gram":
-                left, right = self.grams[made[1]]
-                return self.total(("gram", self.grams.place((right, left))))
-            return self.total(Recipe(one.op, tuple(operands), one.settings))
-        if any(isinstance(x, (Turned, Tall)) for x in operands):
-            raise NotFused("rows stand as columns here, or one batch below another, in a way that has no kernel form")
-        raise NotFused("a sum over all rows goes on into something that is not linear")
-
-    def _of_columns(self, one: Traced, operands: list[Any]) -> Turned:
-        """W @ h.T, which is (h @ W.T).T."""
-        (value,), width = operands[1].values, one.made.shape[0]
-        return Turned((self.product(Row(value, (value.width,)), operands[0], True, width),))
-
-    def _linear(self, one: Traced, operands: list[Any]) -> bool:
-        """Whether it is linear in the totals among its operands, the others fixed."""
-        others = any(isinstance(x, (Row, Turned, Tall)) for x in operands)
-        return not others and one.op.linear_in([None if x is None else isinstance(x, Total) for x in operands])
-
-    def added(self, totals: list[Total]) -> Total:
-        """The sum of several."""
-        made = totals[0]
-        for other in totals[1:]:
-            made = self.total(Recipe("add", (made, other), {}))
-        return made
-
-    def total(self, made: Any) -> Total:
-        """A total that is made so; what is no recipe is one total."""
-        if isinstance(made, Recipe):
-            self.totals.append(made)
-            return Total(len(self.totals) - 1)
-        if made not in self._totals:
-            self.totals.append(made)
-            self._totals[made] = Total(len(self.totals) - 1)
-        return self._totals[made]
-
-    def reshaped(self, total: Total, shape: tuple[int, ...]) -> Total:
-        """The same numbers in another shape."""
-        return self.total(Recipe("reshape", (total,), {"shape": shape}))
-
-    def summed(self, value: Node) -> Total:
-        """The sum of a value over all rows and steps."""
-        return self.total(("sum", self.sums.place(value)))
+            try:
+                made = _lowered(low, one, operands)
+            except NotFused as trouble:
+                raise NotFused(f"{one.op.name}: {trouble}", one.where) from None
+            if isinstance(made, Row) and one.node.label and isinstance(made.value, Map):
+                low.step.labels.setdefault(made.value.number, one.node.label)
+        low.know(one.node, made)
 
 
-def exact(dtype: np.dtype[Any]) -> int:
-    """Up to which number all whole ones are exact."""
-    return 1 << (np.finfo(dtype).nmant + 1)
+def _lowered(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    if any(isinstance(x, (Total, Transposed, RowConcatenated)) for x in operands):
+        return _outside(low, one, operands)
+    if any(isinstance(x, ScalarInput) for x in operands):
+        raise NotFused("it takes an x without a batch axis")
+    if not one.op.whole_numbers and any(x is not None and x.dtype.kind in "iu" for x in one.inputs):
+        raise NotFused("whole numbers are looked up in a table, or passed on, and no more")
+    if isinstance(one.op, Elementwise):
+        return _elementwise(low, one, operands)
+    if one.op.view:
+        return viewed(low, one, operands)
+    rule = RULES.get(one.op.name)
+    if rule is None:
+        raise NotFused("no kernel form is known for it")
+    return rule(low, one, operands)
 
 
-#: Numbers that stand in a kernel's text.
-_PLAIN = frozenset({0.0, 0.5, 1.0, 2.0, 3.0, 4.0, -0.5, -1.0, -2.0, math.inf, -math.inf})
+def _elementwise(low: Lowering, one: Traced, operands: list[Any]) -> Row:
+    op = one.op
+    assert isinstance(op, Elementwise)
+    shape = one.made.shape
+    values = {}
+    for name, x, tensor in zip(op.inputs, operands, one.inputs):
+        given = one.settings.get(name)
+        if given is None or isinstance(given, np.ndarray):
+            values[name] = low.beside(x, tensor, shape)
+        else:
+            values[name] = low.numeral(float(given))
+    return Row(low.expression(op.expression, values), shape[1:])
+
+
+def _outside(low: Lowering, one: Traced, operands: list[Any]) -> Any:
+    name, first = one.op.name, operands[0]
+    if isinstance(first, RowConcatenated) and name == "permute_dims":
+        return Transposed(tuple([low.full(row) for row in first.rows]))
+    if (
+        isinstance(first, RowConcatenated)
+        and name == "sum"
+        and one.settings["axis"] == (0,)
+        and not one.settings["keepdims"]
+    ):
+        return low.added([low.summed(low.full(row)) for row in first.rows])
+    if isinstance(first, Transposed) and name == "permute_dims" and len(first.values) == 1:
+        return Row(first.values[0], (first.values[0].width,))
+    if name == "matmul" and isinstance(first, CapturedConstant) and isinstance(operands[1], Transposed):
+        return _of_columns(low, one, operands)
+    if isinstance(first, Transposed) and name == "matmul" and isinstance(operands[1], (Row, RowConcatenated)):
+        rows = operands[1].rows if isinstance(operands[1], RowConcatenated) else (operands[1],)
+        if len(rows) == len(first.values) and all(len(row.shape) == 1 for row in rows):
+            pairs = zip(first.values, map(low.full, rows))
+            return low.added([low.total(("gemm", low.gemms.place(pair))) for pair in pairs])
+    elif _linear(low, one, operands):
+        same = one.made.dtype == one.inputs[0].dtype and one.made.shape == one.inputs[0].shape
+        if same and name in ("astype", "reshape", "broadcast_to"):
+            return first
+        made = low.totals[first.number] if isinstance(first, Total) else None
+        if name == "permute_dims" and isinstance(made, tuple) and made[0] == "gemm":
+            left, right = low.gemms[made[1]]
+            return low.total(("gemm", low.gemms.place((right, left))))
+        return low.total(DeferredOp(one.op, tuple(operands), one.settings))
+    if any(isinstance(x, (Transposed, RowConcatenated)) for x in operands):
+        raise NotFused("rows stand as columns here, or one batch below another, in a way that has no kernel form")
+    raise NotFused("a sum over all rows goes on into something that is not linear")
+
+
+def _of_columns(low: Lowering, one: Traced, operands: list[Any]) -> Transposed:
+    """W @ h.T, which is (h @ W.T).T."""
+    (value,), width = operands[1].values, one.made.shape[0]
+    return Transposed((low.product(Row(value, (value.width,)), operands[0], True, width),))
+
+
+def _linear(low: Lowering, one: Traced, operands: list[Any]) -> bool:
+    """Whether it is linear in the totals among its operands, the others fixed."""
+    others = any(isinstance(x, (Row, Transposed, RowConcatenated)) for x in operands)
+    return not others and one.op.linear_in([None if x is None else isinstance(x, Total) for x in operands])

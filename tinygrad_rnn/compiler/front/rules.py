@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...ir.nodes import Input, Lookup, Node
 from ...kernels import scalar
 from ...ops.shape import permute_dims
-from .forms import Fixed, Recipe, Row, Tall, Turned
+from .forms import CapturedConstant, DeferredOp, Row, RowConcatenated, Transposed
+from .lowering import Lowering
 from .trace import NotFused, Traced
 
-if TYPE_CHECKING:
-    from .lower import Lowering
-
-Rule = Callable[["Lowering", Traced, list[Any]], Any]
+Rule = Callable[[Lowering, Traced, list[Any]], Any]
 
 #: Rows of a table that may be multiplied anew at each run, instead of a product at each step.
 SMALL_TABLE = 256
@@ -67,16 +65,16 @@ def _multiplied_before(low: Lowering, one: Traced, x: Row, weight: Any, width: i
     index, table = x.value.operands[0], low.matrices[x.value.matrix]
     if len(low.tensors[table]._array) > SMALL_TABLE:
         return None
-    operands = (Fixed(table), weight, *[None] * (len(one.inputs) - 2))
+    operands = (CapturedConstant(table), weight, *[None] * (len(one.inputs) - 2))
     product = one.op.call([None if o is None else low.tensors[o.number] for o in operands], dict(one.settings))
-    return low.step.lookup(index, low.matrix(low.fixed(Recipe(one.op, operands, one.settings), product)), width)
+    return low.step.lookup(index, low.matrix(low.capture(DeferredOp(one.op, operands, one.settings), product)), width)
 
 
-def transposed(low: Lowering, one: Traced, operands: list[Any]) -> Turned | None:
+def transposed(low: Lowering, one: Traced, operands: list[Any]) -> Transposed | None:
     """Rows as columns, where that is what a view makes of them."""
     x = low.rowed(operands[0])
     is_transposed = one.op is permute_dims.op and one.settings["axes"] in (None, (1, 0)) and len(x.shape) == 1
-    return Turned((low.full(x),)) if is_transposed else None
+    return Transposed((low.full(x),)) if is_transposed else None
 
 
 def viewed(low: Lowering, one: Traced, operands: list[Any]) -> Any:
@@ -219,7 +217,7 @@ def _patched(low: Lowering, one: Traced, operands: list[Any]) -> Row:
 @_rule("concat")
 def _concat(low: Lowering, one: Traced, operands: list[Any]) -> Any:
     if one.settings["axis"] == 0 and all(isinstance(x, Row) and len(x.shape) == 1 for x in operands):
-        return Tall(tuple(operands))
+        return RowConcatenated(tuple(operands))
     if one.settings["axis"] != 1:
         raise NotFused("it joins along another axis than the first of the features")
     parts, start = [], 0
@@ -255,7 +253,7 @@ def _along(low: Lowering, one: Traced, operands: list[Any], reduced: Callable[[R
         total, below = low.summed(low.full(x)), tuple(axis - 1 for axis in axes if axis)
         if not below:
             return total if one.made.shape == (x.size,) else low.reshaped(total, one.made.shape)
-        total = low.total(Recipe("sum", (low.reshaped(total, x.shape),), {"axis": below}))
+        total = low.total(DeferredOp("sum", (low.reshaped(total, x.shape),), {"axis": below}))
         return low.reshaped(total, one.made.shape)
     if tuple(axis for axis in axes if axis and x.shape[axis - 1] != 1) != tuple(
         axis for axis in features if x.shape[axis - 1] != 1

@@ -32,7 +32,7 @@ class Order:
         targets: the nodes wanted.
         given: numbers of those that lie in memory.
         carried: numbers of those that are the carry.
-        leading: the nodes that the next carry is, or is made of.
+        roots: the nodes that the next carry is, or is made of.
 
     Attributes:
         every: all that the targets are made of, up to what is given.
@@ -43,7 +43,7 @@ class Order:
     """
 
     def __init__(
-        self, targets: Iterable[Node], given: Container[int], carried: Iterable[int], leading: Iterable[Node]
+        self, targets: Iterable[Node], given: Container[int], carried: Iterable[int], roots: Iterable[Node]
     ) -> None:
         targets = list(targets)
         self.every = reachable(targets, given)
@@ -51,7 +51,7 @@ class Order:
         self.uses: dict[int, int] = {}
         self.when: dict[int, When] = {}
         self.phases: list[tuple[Level, When, Node]] = []
-        feeds = {node.number for node in reachable(leading, given)}
+        feeds = {node.number for node in reachable(roots, given)}
         for node in self.every:
             if node.number in given or not node.operands:
                 self.when[node.number] = (0, 0)

@@ -34,7 +34,7 @@ def merge(program: Program, builder: Builder) -> Program:
 def _merged(direction: Direction, builder: Builder) -> Direction:
     given = direction.given
     for changes in (_summed, _sharing):
-        order = Order(direction.targets(), given, direction.carried, direction.leading)
+        order = Order(direction.targets(), given, direction.carried, direction.next_carry)
         new = _rebuilt(builder, order, given, changes(builder, order, direction))
         direction = Direction(
             given,
@@ -119,7 +119,7 @@ def _one_below_another(builder: Builder, terms: list[Node], several: list[list[P
 def _sharing(builder: Builder, order: Order, direction: Direction) -> Changes:
     """Products that share their operand; not those that can be added onto the rest of the next carry where it lies."""
     given = direction.given
-    added = {term.number for node in direction.leading for term in terms_of(node, order, given)[0]}
+    added = {term.number for node in direction.next_carry for term in terms_of(node, order, given)[0]}
     groups: dict[tuple[When, int], list[Product]] = {}
     for _, start, product in order.phases:
         if isinstance(product, Product) and product.number not in added:

@@ -15,8 +15,8 @@ def rematerialise(program: Program, forward: int) -> Program:
     if back is None:
         return program
     saved = worth_saving(back.targets(), back.given, forward)
-    wanted = tuple([Wanted(node, ("kept", i)) for i, node in enumerate(saved)])
-    given = {**back.given, **{node.number: ("kept", i) for i, node in enumerate(saved)}}
+    wanted = tuple([Wanted(node, ("saved", i)) for i, node in enumerate(saved)])
+    given = {**back.given, **{node.number: ("saved", i) for i, node in enumerate(saved)}}
     ahead = replace(program.forward, wanted=program.forward.wanted + wanted)
     return Program(ahead, replace(back, given=given), tuple(saved))
 

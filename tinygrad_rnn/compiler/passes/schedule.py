@@ -24,7 +24,7 @@ from .pieces import pieces
 ONES: Key = ("ones", 0)
 
 #: Memory of which all steps are there behind the loop.
-_LASTING = frozenset({"state", "x", "dy", "after", "y", "kept"})
+_LASTING = frozenset({"state", "x", "dy", "after", "y", "saved"})
 
 
 class TablePhase(NamedTuple):
@@ -131,9 +131,9 @@ class Schedule:
         wanted = list(self.wanted)
         added = self._added(wanted)
         rests = [node for product, rest, _ in added.values() for node in (product, rest)]
-        leading = [w.node for w in wanted if w.key[0] == "next"]
-        leading += [node for product, rest, key in added.values() if key[0] == "next" for node in (product, rest)]
-        self._order = order = Order([*[w.node for w in wanted], *rests], self.given, self.carried, leading)
+        roots = [w.node for w in wanted if w.key[0] == "next"]
+        roots += [node for product, rest, key in added.values() if key[0] == "next" for node in (product, rest)]
+        self._order = order = Order([*[w.node for w in wanted], *rests], self.given, self.carried, roots)
         # What is read in the epilogue must still be there, of every step.
         after = [node.operands[0] for level, _, node in order.phases if level is Level.EPILOGUE]
         after += [
@@ -201,8 +201,8 @@ class Schedule:
 
         The rest must be known when the product starts. The entries of `wanted` that are met so leave the list.
         """
-        leading = [w.node for w in wanted if w.key[0] == "next"]
-        order = Order([w.node for w in wanted], self.given, self.carried, leading)
+        roots = [w.node for w in wanted if w.key[0] == "next"]
+        order = Order([w.node for w in wanted], self.given, self.carried, roots)
         starts = {
             node.number: start
             for level, start, node in order.phases

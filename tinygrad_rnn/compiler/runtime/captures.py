@@ -11,13 +11,13 @@ from ...autograd.tape import root_of, thread
 from ...ir.program import Key
 from ...kernels.runtime.pool import address_of, readable
 from ...ops.op import Elementwise
-from ..front.forms import Recipe, Total
-from ..front.lower import Lowering
+from ..front.forms import DeferredOp, Total
+from ..front.lowering import Lowering
 from ..front.trace import NotFused
 
 
-class Fixtures:
-    """The fixtures as they are now, each computed when first asked for; `tensors` are those of `Source`.
+class Captures:
+    """The captures as they are now, each computed when first asked for; `tensors` are those of `Source`.
 
     Attributes:
         taken: those that are tensors of others, and not made of them here.
@@ -29,19 +29,19 @@ class Fixtures:
         self.low, self.tensors = low, tensors
         self._given = {
             n: tensors[low.bound[n]] if n in low.bound else made
-            for n, made in enumerate(low.fixtures)
-            if not isinstance(made, Recipe)
+            for n, made in enumerate(low.captures)
+            if not isinstance(made, DeferredOp)
         }
         self._known = dict(self._given)
         self.taken = list(self._given.values())
         self.outer = [self._given[n] for n in outer]
         self.constants = [t._array for t in self.taken if not t._requires_grad]
 
-    def again(self) -> Fixtures:
+    def again(self) -> Captures:
         """The same, nothing computed yet."""
-        if len(self._given) == len(self.low.fixtures):
+        if len(self._given) == len(self.low.captures):
             return self
-        made = object.__new__(Fixtures)
+        made = object.__new__(Captures)
         vars(made).update(vars(self), _known=dict(self._given))  # a quarter of the time of `copy`
         return made
 
@@ -52,7 +52,7 @@ class Fixtures:
             if n in self._known:
                 stack.pop()
                 continue
-            made = self.low.fixtures[n]
+            made = self.low.captures[n]
             missing = [o.number for o in made.operands if o is not None and o.number not in self._known]
             if missing:
                 stack += missing
@@ -62,7 +62,7 @@ class Fixtures:
         return self._known[number]
 
     def of_shape(self, number: int, shape: tuple[int, ...]) -> Any:
-        """The array of a fixture, where it is as large, and of the dtype, as kernels take it for.
+        """The array of a captured constant, where it is as large, and of the dtype, as kernels take it for.
 
         Raises:
             NotFused: where it is not.
@@ -83,14 +83,14 @@ class Bound(NamedTuple):
     strides: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, fixtures: Fixtures, shapes: Mapping[int, tuple[int, ...]]) -> Bound:
-        """Those of the fixtures, which have these shapes (by number)."""
-        sources, low = [t._array for t in fixtures.taken], fixtures.low
+    def of(cls, captures: Captures, shapes: Mapping[int, tuple[int, ...]]) -> Bound:
+        """Those of the captures, which have these shapes (by number)."""
+        sources, low = [t._array for t in captures.taken], captures.low
         given: dict[Key, Any] = {}
         for i, n in enumerate(low.matrices):
-            given["matrix", i] = readable(fixtures.of_shape(n, shapes[n]), low.dtype, "either")
+            given["matrix", i] = readable(captures.of_shape(n, shapes[n]), low.dtype, "either")
         for i, n in enumerate(low.vectors):
-            given["vector", i] = readable(fixtures.of_shape(n, shapes[n]), low.dtype)
+            given["vector", i] = readable(captures.of_shape(n, shapes[n]), low.dtype)
         addresses = {key: address_of(array) for key, array in given.items()}
         return cls(sources, given, addresses, tuple([given["matrix", i].strides for i in range(len(low.matrices))]))
 
@@ -104,17 +104,17 @@ class Bound(NamedTuple):
 class Totals:
     """Sums over rows and steps, `found` by their keys, and what is made of them."""
 
-    def __init__(self, fixtures: Fixtures, found: dict[Key, Any]) -> None:
-        self.fixtures, self.low, self.found = fixtures, fixtures.low, found
+    def __init__(self, captures: Captures, found: dict[Key, Any]) -> None:
+        self.captures, self.low, self.found = captures, captures.low, found
         self._known: dict[int, Any] = {}
 
     def of(self, total: Any) -> Any:
-        """The array of a total, or of a fixture."""
+        """The array of a total, or of a captured constant."""
         stack = [total]
         while stack:
             one = stack[-1]
             made = self.low.totals[one.number] if isinstance(one, Total) else None
-            operands = made.operands if isinstance(made, Recipe) else ()
+            operands = made.operands if isinstance(made, DeferredOp) else ()
             missing = [o for o in operands if isinstance(o, Total) and o.number not in self._known]
             if missing:
                 stack += missing
@@ -125,10 +125,10 @@ class Totals:
         return self._value(total)
 
     def _value(self, one: Any) -> Any:
-        return self._known[one.number] if isinstance(one, Total) else self.fixtures[one.number]._array
+        return self._known[one.number] if isinstance(one, Total) else self.captures[one.number]._array
 
     def _made(self, made: Any) -> Any:
-        if not isinstance(made, Recipe):
+        if not isinstance(made, DeferredOp):
             return self.found[made]
         operands: list[Any] = [None if o is None else self._value(o) for o in made.operands]
         if made.op == "reshape":
@@ -142,20 +142,20 @@ class Totals:
         return np.asarray(made.op.forward(arrays, settings))
 
 
-def replayed(recipe: Recipe, operands: list[Any]) -> Any:
-    """A recipe on tensors; who watches sees the run that takes the result, and not this."""
-    operands, state = _with_numbers(recipe, operands), thread.state
+def replayed(deferred: DeferredOp, operands: list[Any]) -> Any:
+    """A deferred op on tensors; who watches sees the run that takes the result, and not this."""
+    operands, state = _with_numbers(deferred, operands), thread.state
     watchers, state.watchers = state.watchers, ()
     try:
-        if isinstance(recipe.op, Elementwise):
-            return recipe.op.call(*operands)
-        return recipe.op.call(operands, dict(recipe.settings))
+        if isinstance(deferred.op, Elementwise):
+            return deferred.op.call(*operands)
+        return deferred.op.call(operands, dict(deferred.settings))
     finally:
         state.watchers = watchers
 
 
-def _with_numbers(recipe: Recipe, operands: list[Any]) -> list[Any]:
+def _with_numbers(deferred: DeferredOp, operands: list[Any]) -> list[Any]:
     """The operands, with the plain numbers among them, which an elementwise op has in its settings."""
-    if not isinstance(recipe.op, Elementwise):
+    if not isinstance(deferred.op, Elementwise):
         return operands
-    return [recipe.settings.get(name, x) for name, x in zip(recipe.op.inputs, operands)]
+    return [deferred.settings.get(name, x) for name, x in zip(deferred.op.inputs, operands)]

@@ -13,9 +13,9 @@ from ...kernels.runtime.table import Address, Head, Slot
 from ..front.trace import NotFused
 from ..passes.schedule import ONES, Schedule
 from ..program import Planned
-from .captures import Bound, Fixtures
-from .gradient_buffers import Homes
-from .layout import SAVED, WORK, Layout, WeightGradient
+from .captures import Bound, Captures
+from .gradient_buffers import GradientBuffers
+from .layout import SAVED, WORK, Layout, WeightGemm
 
 
 class Strides(NamedTuple):
@@ -38,10 +38,10 @@ class Strides(NamedTuple):
 class Taken:
     """What runs take from outside, as long as it is the same: `tensors` are those of `Source`."""
 
-    def __init__(self, tensors: Sequence[Any], fixtures: Fixtures, bound: Bound) -> None:
-        self.tensors, self.fixtures, self.bound = tensors, fixtures, bound
+    def __init__(self, tensors: Sequence[Any], captures: Captures, bound: Bound) -> None:
+        self.tensors, self.captures, self.bound = tensors, captures, bound
         inside = {id(t) for t in tensors}
-        self._others = [t for t in fixtures.taken if id(t) not in inside]
+        self._others = [t for t in captures.taken if id(t) not in inside]
         self._arrays, self._other_arrays = [t._array for t in tensors], [t._array for t in self._others]
 
     def hold(self, tensors: Sequence[Any]) -> bool:
@@ -72,8 +72,8 @@ class Compiled:
         self.outputs: list[tuple[Key, int, int]] = [(("state", i), 1, program.next[i].width) for i in self.shown]
         self.outputs += [(("y", i), 0, y.width) for i, y in enumerate(program.ys) if self.carried[i] is None]
         low = program.low
-        self.homes = Homes(program)
-        #: Those that kernels read, by their numbers among the fixtures.
+        self.gradient_buffers = GradientBuffers(program)
+        #: Those that kernels read, by their numbers among the captures.
         self.shapes = {n: low.tensors[n].shape for n in (*low.matrices, *low.vectors, *low.per_row)}
         #: For each sum over rows, its columns among all of them, which lie side by side.
         self.spans: dict[int, tuple[int, int]] = {}
@@ -89,17 +89,17 @@ class Compiled:
         self._functions: dict[str, dict[str, int]] = {}
         self._layouts: dict[Any, Layout] = {}
 
-    def taken(self, tensors: Sequence[Any]) -> tuple[Fixtures, Bound]:
+    def taken(self, tensors: Sequence[Any]) -> tuple[Captures, Bound]:
         """What a run takes from outside, of these tensors of `Source`."""
         kept = self._kept  # once, as another thread may put another there
         if kept is not None and kept.hold(tensors):
-            return kept.fixtures.again(), kept.bound
-        fixtures = Fixtures(self.program.low, tensors, self.homes.outer)
-        bound = Bound.of(fixtures, self.shapes)
+            return kept.captures.again(), kept.bound
+        captures = Captures(self.program.low, tensors, self.gradient_buffers.outer)
+        bound = Bound.of(captures, self.shapes)
         named = all(t.node is None or t.node.op is None for t in tensors)  # or what they are made of would live on here
-        lasting = self._holds and named and self.homes.complete and bound.lasting
-        self._kept = Taken(tensors, fixtures, bound) if lasting else None
-        return fixtures, bound
+        lasting = self._holds and named and self.gradient_buffers.complete and bound.lasting
+        self._kept = Taken(tensors, captures, bound) if lasting else None
+        return captures, bound
 
     def layout(self, way: str, *key: Any) -> Layout:
         """The layout of a run "forward" or "backward" for this key, which is what `_forward` or `_backward` takes.
@@ -120,7 +120,7 @@ class Compiled:
                 raise NotFused.failed(trouble) from trouble
         return found
 
-    def _sealed(self, layout: Layout, plan: Schedule, strides: Any, gradients: Sequence[WeightGradient] = ()) -> Layout:
+    def _sealed(self, layout: Layout, plan: Schedule, strides: Any, gradients: Sequence[WeightGemm] = ()) -> Layout:
         functions = self._functions.get(plan.name)
         if functions is None:
             numbers = len(Head) + len(Slot) * len(plan.places)
@@ -140,31 +140,31 @@ class Compiled:
         for i, mask in enumerate(self.program.low.masks):
             count = steps if mask.origin == "step" else 1
             address = layout.room(block, count, rows, mask.width)
-            layout.spot(("mask", i), address, count, rows * mask.width)
+            layout.region(("mask", i), address, count, rows * mask.width)
             if mask.origin == "step":
                 layout.over_time(("mask", i), address, mask.width, first, forwards)
             else:
                 layout.same(("mask", i), address, mask.width * layout.dtype.itemsize)
-        return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.kept]
+        return states, [layout.room(block, steps if keep else 1, rows, v.width) for v in self.program.saved]
 
     def _forward(self, threads: int, steps: int, ragged: bool, forwards: bool, keep: bool, strides: Any) -> Layout:
         program = self.program
         layout = Layout(steps, program.rows, program.dtype, threads, ragged)
         first, start, after = (0, 0, 1) if forwards else (steps - 1, steps, steps - 1)
-        states, kept = self._saved(layout, keep, first, forwards)
+        states, saved = self._saved(layout, keep, first, forwards)
         for i, (address, value) in enumerate(zip(states, program.next)):
             layout.over_time(("carry", i), address, value.width, start, forwards)
             layout.over_time(("next", i), address, value.width, after, forwards)
             if i not in self.shown:
-                layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
+                layout.region(("carry", i), address, steps + 1, layout.rows, value.width)
         for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
             if carry is None:
                 layout.over_time(("y", i), Address(("y", i)), value.width, first, forwards)
-        for i, (address, value) in enumerate(zip(kept, program.kept)):
+        for i, (address, value) in enumerate(zip(saved, program.saved)):
             if keep:
-                layout.over_time(("kept", i), address, value.width, first, forwards)
+                layout.over_time(("saved", i), address, value.width, first, forwards)
             else:
-                layout.same(("kept", i), address, value.width * program.dtype.itemsize)
+                layout.same(("saved", i), address, value.width * program.dtype.itemsize)
         Strides(*strides).place(layout, first, forwards, len(program.low.vectors))
         return self._sealed(layout, program.forward, strides[1])
 
@@ -176,21 +176,21 @@ class Compiled:
         layout = Layout(steps, program.rows, program.dtype, threads, ragged)
         back = not forwards
         first, start, after = (0, 0, 1) if back else (steps - 1, steps, steps - 1)
-        states, kept = self._saved(layout, True, first, back)
+        states, saved = self._saved(layout, True, first, back)
         for i, (value, flow) in enumerate(zip(program.next, program.flows)):
             if flow:
                 address = layout.room(WORK, steps + 1, layout.rows, value.width)
                 layout.over_time(("carry", i), address, value.width, start, back)
                 layout.over_time(("next", i), address, value.width, after, back)
-                layout.spot(("carry", i), address, steps + 1, layout.rows, value.width)
+                layout.region(("carry", i), address, steps + 1, layout.rows, value.width)
         for i, (address, value) in enumerate(zip(states, program.next)):
             layout.over_time(("state", i), address, value.width, after, back)
             layout.over_time(("after", i), address, value.width, start, back)
         for i, (value, carry) in enumerate(zip(program.ys, self.carried)):
             if carry is None:
                 layout.over_time(("y", i), Address(("y", i)), value.width, first, back)
-        for i, (address, value) in enumerate(zip(kept, program.kept)):
-            layout.over_time(("kept", i), address, value.width, first, back)
+        for i, (address, value) in enumerate(zip(saved, program.saved)):
+            layout.over_time(("saved", i), address, value.width, first, back)
         for key, width in program.times.items():
             layout.over_time(key, layout.room(WORK, steps, layout.rows, width), width, first, back)
         for i, of_x in enumerate(program.x_gradients):
@@ -199,8 +199,8 @@ class Compiled:
         nothing = max([v.width for v, g in zip(program.ys, arrived) if g is None], default=0)
         width = sum(stop - start for start, stop in self.spans.values())
         zeros = layout.room(WORK, layout.rows * width + nothing)
-        layout.spot(("zeros", 0), zeros, layout.rows * width + nothing)
-        layout.spot(("sums", 0), zeros, layout.rows, width)
+        layout.region(("zeros", 0), zeros, layout.rows * width + nothing)
+        layout.region(("sums", 0), zeros, layout.rows, width)
         size = program.dtype.itemsize
         for i, (start, _) in self.spans.items():
             layout.same(("sum", i), zeros + start * size, width * size)
@@ -211,18 +211,18 @@ class Compiled:
             else:
                 layout.strided(("dy", i), Address(("dy", i)), *g, first, back)
         Strides(*strides).place(layout, first, back, len(low.vectors))
-        gradients: list[WeightGradient] = []
-        for i in program.used_grams:
-            (left, right), (left_place, right_place) = low.grams[i], program.gram_places[i]
+        gradients: list[WeightGemm] = []
+        for i in program.used_gemms:
+            (left, right), (left_place, right_place) = low.gemms[i], program.gemm_places[i]
             same = [one for one in gradients if one.left == left_place and one.columns == left.width]
             if not same:
-                same = [WeightGradient(left_place, left.width, [])]
+                same = [WeightGemm(left_place, left.width, [])]
                 gradients += same
-            same[0].partners.append((right_place, right.width, ("gram", i), self.homes.row(("gram", i))))
-        ones = WeightGradient((ONES, 0), 1, [])
+            same[0].partners.append((right_place, right.width, ("gemm", i), self.gradient_buffers.row(("gemm", i))))
+        ones = WeightGemm((ONES, 0), 1, [])
         for i, beside in program.beside.items():
-            place, sums = program.gram_places[beside][1], ("sum", i)
-            ones.partners.append((place, low.sums[i].width, sums, self.homes.row(sums)))
+            place, sums = program.gemm_places[beside][1], ("sum", i)
+            ones.partners.append((place, low.sums[i].width, sums, self.gradient_buffers.row(sums)))
         if program.beside:
             layout.same(ONES, Address(ONES))
             gradients.append(ones)

@@ -30,7 +30,7 @@ TOGETHER = 256
 
 #: The blocks of memory that a run takes: one that is free after it, and one that its gradient needs.
 WORK: Key = ("work", 0)
-SAVED: Key = ("saved", 0)
+SAVED: Key = ("saved memory", 0)
 
 #: Called before each run, where there is one: with the layout, the addresses of the bases, the arrays that lie there,
 #: and arrays in which the others lie. Tests put an audit here.
@@ -40,14 +40,14 @@ inspect: Callable[[Layout, Mapping[Key, int], Mapping[Key, Any], Sequence[Any]],
 LIVE: Key = ("live", 0)
 
 
-class Spot(NamedTuple):
+class Region(NamedTuple):
     """Some numbers of a block that are read or written around a run: offset in bytes, and shape."""
 
     offset: int
     shape: tuple[int, ...]
 
 
-class WeightGradient(NamedTuple):
+class WeightGemm(NamedTuple):
     """A sum of products over all steps: where its left side lies and its columns, and right sides likewise, with where
     the sum goes and the bytes of a row there."""
 
@@ -61,7 +61,7 @@ class Layout:
 
     Attributes:
         sizes: bytes of each block that the run takes.
-        spots: what lies in one of them and is read or written around the run.
+        regions: what lies in one of them and is read or written around the run.
         shards: on how many threads it runs.
         rooms: of each array in those blocks, the block, the offset and the bytes.
         table: as long as addresses are bases and offsets; plan, functions: what it was made of.
@@ -71,7 +71,7 @@ class Layout:
         self.steps, self.rows, self.dtype, self.ragged = steps, rows, dtype, ragged
         self._most = most
         self.sizes: dict[Key, int] = {}
-        self.spots: dict[Key, Spot] = {}
+        self.regions: dict[Key, Region] = {}
         self._slots: dict[Key, tuple[Address, int, int, int]] = {}
         self.rooms: list[tuple[Key, int, int]] = []
 
@@ -85,9 +85,9 @@ class Layout:
         self.rooms.append((block, offset, size))
         return Address(block, offset)
 
-    def spot(self, key: Key, address: Address, *shape: int) -> None:
+    def region(self, key: Key, address: Address, *shape: int) -> None:
         """Name what is read or written around the run."""
-        self.spots[key] = Spot(address.offset, shape)
+        self.regions[key] = Region(address.offset, shape)
 
     def over_time(self, key: Key, address: Address, width: int, first: int, forwards: bool) -> None:
         """An array (steps, rows, width) whose first step in the order of the run is at index `first`."""
@@ -109,7 +109,7 @@ class Layout:
         plan: Schedule,
         functions: Mapping[str, int],
         strides: Sequence[tuple[int, int]],
-        gradients: Sequence[WeightGradient] = (),
+        gradients: Sequence[WeightGemm] = (),
     ) -> None:
         """All is placed: make the table. `strides` are those of the matrices."""
         size, rows, steps = self.dtype.itemsize, self.rows, self.steps
@@ -156,8 +156,8 @@ class Layout:
             if p.node.blocks in packed:
                 continue
             target = packed[p.node.blocks] = self.room(WORK, (p.width + self._lanes) * p.inner + 1024)
-            for number, turned, above, left, inner, width in p.node.blocks:
-                row, column = strides[number][::-1] if turned else strides[number]
+            for number, transposed, above, left, inner, width in p.node.blocks:
+                row, column = strides[number][::-1] if transposed else strides[number]
                 panels += Panels.filled(
                     source=Address(("matrix", number)), row=row, column=column, inner=inner, width=width,
                     target=target, above=above, left=left, total_inner=p.inner, total_width=p.width,
@@ -194,11 +194,11 @@ class Layout:
                 raise NotFused(f"no kernel multiplies {node!r}")
         return made
 
-    def _gemms(self, plan: Schedule, gradients: Sequence[WeightGradient]) -> tuple[list[Entry], int]:
+    def _gemms(self, plan: Schedule, gradients: Sequence[WeightGemm]) -> tuple[list[Entry], int]:
         """The weight gradients, those of the same right sides together, and the bytes in which a shard gathers them."""
         made: list[Entry] = []
         panels = 0
-        together: dict[Any, list[WeightGradient]] = {}
+        together: dict[Any, list[WeightGemm]] = {}
         for gradient in gradients:
             together.setdefault(tuple([(right, width) for right, width, *_ in gradient.partners]), []).append(gradient)
         for rights, several in together.items():

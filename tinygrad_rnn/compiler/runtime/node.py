@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backward import grad
-from ...autograd.nest import leaves, like
+from ...autograd.pytree import leaves, unflatten
 from ...autograd.replay import joined, redirected
 from ...autograd.tape import Node, Watcher, enable_grad, is_grad_enabled, thread, tick, writes
 from ...autograd.tensor import Tensor
@@ -52,7 +52,7 @@ class Run:
         ragged: Ragged | None, before: int = 0,
     ) -> None:  # fmt: skip
         self.compiled, self.eager, self.forwards, self.before = compiled, eager, not reverse, before
-        self.carry_nest, self.x_nest, self.keys = carry, xs, reads.keys
+        self.carry_tree, self.x_tree, self.keys = carry, xs, reads.keys
         self.inputs = [*leaves(carry), *leaves(xs)]
         self.ragged = ragged
         self.steps = self.inputs[-1].shape[0] if ragged is None else ragged.longest
@@ -61,8 +61,8 @@ class Run:
         self.start: Any
         self.end: Any
         self.start, self.end = (0, ends) if self.forwards else (ends, 0)
-        self.fixtures, self.bound = compiled.taken(reads.tensors)
-        self.outer = self.fixtures.outer
+        self.captures, self.bound = compiled.taken(reads.tensors)
+        self.outer = self.captures.outer
         self._take(self.inputs[len(compiled.program.next) :])
 
     def forward(self) -> tuple[Any, Any]:
@@ -83,7 +83,7 @@ class Run:
         work = Block(layout.sizes.get(WORK, 0))
         block = saved or work
         states = [
-            self.made["state", i] if i in shown else block.array(*layout.spots["carry", i], program.dtype)
+            self.made["state", i] if i in shown else block.array(*layout.regions["carry", i], program.dtype)
             for i in range(len(program.next))
         ]
         self.draws = Draws() if program.low.masks or program.draws else _NONE
@@ -117,13 +117,13 @@ class Run:
             arrays.append(y if y.dtype is dtype else y.astype(dtype))
         flows = [*self._ends(), *program.ys_flow]
         if keep and any(flows):
-            self.read, self.end_of_run = [*read, *self.fixtures.constants], tick()
+            self.read, self.end_of_run = [*read, *self.captures.constants], tick()
             self.ys = arrays[len(program.next) :]
-            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.fixtures.taken)
+            tensors = joined(self, [*self.inputs, *self.outer], arrays, flows, held, self.captures.taken)
         else:
             tensors = [Tensor(array) for array in arrays]
         made = iter(tensors)  # not kept here, or run and tensors would hold each other
-        return like(program.carry, made), like(program.y, made)
+        return unflatten(program.carry, made), unflatten(program.y, made)
 
     def _ends(self) -> Sequence[bool]:
         """To which parts of the final carry a gradient goes: with lengths, to those that it goes to of any row, or of
@@ -172,7 +172,7 @@ class Run:
             array = self.given["x", i] = np.zeros((1, 1, 1), low.dtype) if aside else self._over_time(x._array)
             strides.append(_strides(array))
         for i, n in enumerate(low.per_row):
-            fixed = self.fixtures.of_shape(n, self.compiled.shapes[n])
+            fixed = self.captures.of_shape(n, self.compiled.shapes[n])
             self.given["row", i] = readable(self.sorted(fixed, 0), low.dtype).reshape(rows, -1)
         by_row = tuple([self.given["row", i].strides[0] for i in range(len(low.per_row))])
         self.strides = tuple(strides), self.bound.strides, by_row
@@ -180,7 +180,7 @@ class Run:
     def _draw(self, layout: Layout, block: Block) -> None:
         """Fill the random masks."""
         for i, (mask, keys) in enumerate(self.keys_drawn()):
-            room = block.array(*layout.spots["mask", i], self.compiled.program.dtype)
+            room = block.array(*layout.regions["mask", i], self.compiled.program.dtype)
             if mask.p is None:
                 gumbels(keys, room)
             else:
@@ -246,30 +246,30 @@ class Run:
         for i, dx in enumerate(xs):
             if dx is not None:
                 more["dx", i] = dx
-        homes = self.compiled.homes
-        outer, spots = homes.begun()
+        buffers = self.compiled.gradient_buffers
+        outer, targets = buffers.begun()
         if program.beside:
             more[ONES] = _ONES[dtype.char]
-        found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in homes.grams.items()}
+        found: dict[Key, Any] = {key: empty(shape, dtype) for key, shape in buffers.gemms.items()}
         more |= found
 
-        def spot(key: Key) -> Any:
-            return work.array(*layout.spots[key], dtype)
+        def region(key: Key) -> Any:
+            return work.array(*layout.regions[key], dtype)
 
-        if math.prod(layout.spots["zeros", 0].shape):
-            spot(("zeros", 0))[...] = 0
-        carries = {i: spot(("carry", i)) for i, flow in enumerate(program.flows) if flow}
+        if math.prod(layout.regions["zeros", 0].shape):
+            region(("zeros", 0))[...] = 0
+        carries = {i: region(("carry", i)) for i, flow in enumerate(program.flows) if flow}
         for i, carry in carries.items():
             g = arrived[i]
             carry[self.end] = 0 if g is None else self.sorted(g._array.reshape(rows, -1), 0)
-        self._go(layout, work, more, spots, not self.forwards, outer)
+        self._go(layout, work, more, targets, not self.forwards, outer)
         made = self.brought({i: carry[self.start] for i, carry in carries.items()}, xs)
         if self.compiled.spans:
-            every = spot(("sums", 0))
+            every = region(("sums", 0))
             every = every.sum(0, dtype=np.float64) if rows > 1 else every[0]
             for i, (start, stop) in self.compiled.spans.items():
                 found["sum", i] = every[start:stop]
-        return made + homes.filled(outer, self.fixtures, found)
+        return made + buffers.filled(outer, self.captures, found)
 
     def brought(self, carries: dict[int, Any], xs: Sequence[Any]) -> list[Any]:
         """The gradients of the inputs: of parts of the carry (B, n), by number, and of x (steps, B, n) or None."""
@@ -317,7 +317,7 @@ class Run:
         They lead to what is `known` for something that the step closes over (by order) instead of to that itself.
         """
         given, state, since = iter(starts), thread.state, tick()
-        carry, xs = like(self.carry_nest, given), like(self.x_nest, given)
+        carry, xs = unflatten(self.carry_tree, given), unflatten(self.x_tree, given)
         watchers, state.watchers = state.watchers, ()
         try:
             with enable_grad(), self.draws.repeated():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd.nest import map_nest
+from ...autograd.pytree import map_leaves
 from ...autograd.tensor import Tensor
 from ...ops.arrange import pad
 from ...ops.shape import concat
@@ -52,12 +52,12 @@ def over_live_rows(over: Over, x: Tensor, state: Any, ragged: Ragged, reverse: b
     """
     steps, batch_size = x.shape[:2]
     order, back, live = ragged.order, ragged.back, ragged.live
-    state = map_nest(lambda part: part[order], state)
+    state = map_leaves(lambda part: part[order], state)
     ends = [t + 1 for t in range(steps) if t + 1 == steps or live[t + 1] != live[t]]
     stretches = [(a, b, int(live[a])) for a, b in zip([0, *ends], ends) if live[a]]
     if not stretches:
         outputs, now = over(x[:0], state, 0)
-        return map_nest(lambda part: part[back], now), map_nest(lambda y: pad(y, {0: (0, steps)}), outputs)
+        return map_leaves(lambda part: part[back], now), map_leaves(lambda y: pad(y, {0: (0, steps)}), outputs)
     x, run = x[:, order], _backwards if reverse else _forwards
     parts, final = run(over, x, state, stretches)
 
@@ -66,26 +66,26 @@ def over_live_rows(over: Over, x: Tensor, state: Any, ragged: Ragged, reverse: b
         made: Tensor = pad(concat(padded), {0: (0, steps - ragged.longest)})
         return made[:, back]
 
-    return map_nest(lambda part: part[back], final), map_nest(whole, *parts)
+    return map_leaves(lambda part: part[back], final), map_leaves(whole, *parts)
 
 
 def _forwards(over: Over, x: Tensor, state: Any, stretches: list[Stretch]) -> tuple[list[Tensor], Any]:
     """Outputs of each stretch, and the final state: rows leave when they end."""
     outputs, ended = [], []
     for a, b, rows in stretches:
-        ended.append(map_nest(lambda part, n=rows: part[n:], state))
-        state = map_nest(lambda part, n=rows: part[:n], state)
+        ended.append(map_leaves(lambda part, n=rows: part[n:], state))
+        state = map_leaves(lambda part, n=rows: part[:n], state)
         y, state = over(x[a:b, :rows], state, a)
         outputs.append(y)
-    return outputs, map_nest(lambda *parts: concat(parts), state, *reversed(ended))
+    return outputs, map_leaves(lambda *parts: concat(parts), state, *reversed(ended))
 
 
 def _backwards(over: Over, x: Tensor, state: Any, stretches: list[Stretch]) -> tuple[list[Tensor], Any]:
     """The same from the end: rows join where they end."""
-    outputs, now, before = [], map_nest(lambda part: part[:0], state), 0
+    outputs, now, before = [], map_leaves(lambda part: part[:0], state), 0
     for a, b, rows in reversed(stretches):
-        now = map_nest(lambda old, new, i=before, n=rows: concat([old, new[i:n]]), now, state)
+        now = map_leaves(lambda old, new, i=before, n=rows: concat([old, new[i:n]]), now, state)
         y, now = over(x[a:b, :rows], now, a)
         outputs.append(y)
         before = rows
-    return outputs[::-1], map_nest(lambda old, new: concat([old, new[before:]]), now, state)
+    return outputs[::-1], map_leaves(lambda old, new: concat([old, new[before:]]), now, state)

@@ -40,7 +40,7 @@ class ReferenceRun(Run):
         parts = self.inputs[: len(program.next)]
         starts = [self.sorted(part._array, 0).reshape(program.rows, -1).astype(program.dtype) for part in parts]
         found = self._interpreted(program.stages["merge"].forward, dict(zip(self._carries(), starts)), self.forwards)
-        self.saved = {key: array for key, array in found.items() if key[0] in ("kept", "y")}
+        self.saved = {key: array for key, array in found.items() if key[0] in ("saved", "y")}
         for i, start in enumerate(starts):
             after = self.saved["after", i] = found["next", i]
             before = [start[None], after[:-1]] if self.forwards else [after[1:], start[None]]
@@ -81,8 +81,8 @@ class ReferenceRun(Run):
 
     def _outside(self, found: dict[Key, Any]) -> list[Any]:
         """The gradients of what the step takes from outside."""
-        totals = Totals(self.fixtures, found)
-        seeds = [(self.fixtures[n], np.asarray(totals.of(t))) for n, t in self.compiled.program.of_fixtures.items()]
+        totals = Totals(self.captures, found)
+        seeds = [(self.captures[n], np.asarray(totals.of(t))) for n, t in self.compiled.program.of_captures.items()]
         if not seeds:
             return [None] * len(self.outer)
         starts = [Tensor(g.reshape(t.shape).astype(t.dtype)) for t, g in seeds]

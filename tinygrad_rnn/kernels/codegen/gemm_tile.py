@@ -89,7 +89,7 @@ class _Vectors:
 def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
     """The code for `count` rows, `width` vectors wide."""
     scalar, size = v.scalar, v.size
-    a, a_row, a_step, b, inner, c, c_row, last, onto = args
+    a, a_row, a_step, b, inner, c, c_row, last, accumulate = args
     step = v.lanes * size
     mask = v.first(last)
     masks = [None] * (width - 1) + [mask]
@@ -100,7 +100,7 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
     begins = [_WORD(0), _WORD(0), *[builder.add(b, builder.mul(inner, _WORD(panel.start * step))) for panel in panels]]
     start, held = builder.block, builder.append_basic_block("tile_held")
     loop, done = builder.append_basic_block("tile"), builder.append_basic_block("tile_done")
-    builder.cbranch(onto, held, loop)
+    builder.cbranch(accumulate, held, loop)
 
     builder.position_at_end(held)
     before = [[v.load(row, j * step, masks[j]) for j in range(width)] for row in of_c]
@@ -145,7 +145,7 @@ def _tile(builder: Any, v: _Vectors, count: int, width: int, args: Any) -> None:
 @intrinsic(prefer_literal=True)
 def multiply_tile(
     typingctx: Any, kind: Any, most: Any, lanes: Any, rows: Any, vectors: Any,
-    a: Any, a_row: Any, a_step: Any, b: Any, inner: Any, c: Any, c_row: Any, last: Any, onto: Any,
+    a: Any, a_row: Any, a_step: Any, b: Any, inner: Any, c: Any, c_row: Any, last: Any, accumulate: Any,
 ) -> Any:  # fmt: skip
     """c (rows, n) = a (rows, inner) @ b (inner, n), or added onto c; n = (vectors - 1) lanes + last.
 

@@ -58,7 +58,7 @@ def address(table: int, slot: int, step: int, within: int, row: int, shard: int)
 
 
 def tiles(
-    rows: int, columns: int, a: int, a_row: int, a_step: int, b: int, inner: int, c: int, c_row: int, onto: int,
+    rows: int, columns: int, a: int, a_row: int, a_step: int, b: int, inner: int, c: int, c_row: int, accumulate: int,
     back: int,
 ) -> None:  # fmt: skip
     """c (rows, columns) = a @ b, or added onto c. Of b, one panel lies behind another, as `pack_all` leaves them.
@@ -79,7 +79,7 @@ def tiles(
         while left > 0:
             taken = ROWS if left >= ROWS else 4 if left >= 4 else 1
             multiply_tile(KIND, ROWS, LANES, taken, several, here, a_row, a_step, b + column * inner * SIZE, inner,
-                          there, c_row, last, onto != 0)  # fmt: skip
+                          there, c_row, last, accumulate != 0)  # fmt: skip
             left -= taken
             here += taken * a_row
             there += taken * c_row
