@@ -308,7 +308,7 @@ def merge() -> Lines:
 def levels() -> Lines:
     program = planned().stages["merge"]
     for title, direction in (("forward", program.forward), ("backward", program.backward)):
-        order = Order([w.node for w in direction.wanted], direction.given, direction.carried, direction.leading)
+        order = Order([w.node for w in direction.wanted], direction.given, direction.carried, direction.next_carry)
         for level, start, node in order.phases:
             yield f"{title.ljust(9)} {level.name.lower().ljust(9)} stage {start[1]:.0f}  {lines_of([node])[0]}"
         waits = [n.name for n in order.every if n.number in order.depends and n.number not in direction.given]
