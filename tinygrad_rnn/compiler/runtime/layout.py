@@ -30,7 +30,7 @@ TOGETHER = 256
 
 #: The blocks of memory that a run takes: one that is free after it, and one that its gradient needs.
 WORK: Key = ("work", 0)
-SAVED: Key = ("saved memory", 0)
+SAVED: Key = ("arena", 0)
 
 #: Called before each run, where there is one: with the layout, the addresses of the bases, the arrays that lie there,
 #: and arrays in which the others lie. Tests put an audit here.
