@@ -73,23 +73,28 @@ def run(
                     known[node.number] = array[:alive].reshape(alive, *node.shape)
             else:
                 known[node.number] = value(node, [known[o.number] for o in node.operands], matrices, alive)
+        whole = {node.number: _whole(known[node.number], node, alive) for node in targets}
         for node, key, add in direction.wanted:
-            array = np.broadcast_to(_aligned(known[node.number], node.shape), (alive, *node.shape))
+            array = whole[node.number]
             if add:
                 made[key] = made.get(key, 0) + array.sum(0)
             elif key[0] != "next":
-                whole = made.setdefault(key, np.zeros((steps, rows, *node.shape), array.dtype))
-                whole[t, :alive] = array
+                made.setdefault(key, np.zeros((steps, rows, *node.shape), array.dtype))[t, :alive] = array
         for left, right, key in direction.gemms:
-            other = known[right.number].reshape(alive, -1)
-            one = np.ones((alive, 1), other.dtype) if left is None else known[left.number].reshape(alive, -1)
-            made[key] = made.get(key, 0) + (one.T @ other if left is not None else other.sum(0))
+            other = whole[right.number].reshape(alive, -1)
+            one = None if left is None else whole[left.number].reshape(alive, -1)
+            made[key] = made.get(key, 0) + (other.sum(0) if one is None else one.T @ other)
         for node, (name, i), _ in direction.wanted:  # when all is read
             if name == "next":
-                states = made.setdefault((name, i), np.zeros((steps, rows, *node.shape), known[node.number].dtype))
-                carry[i][:alive] = known[node.number].reshape(alive, *carry[i].shape[1:])
+                states = made.setdefault((name, i), np.zeros((steps, rows, *node.shape), whole[node.number].dtype))
+                carry[i][:alive] = whole[node.number].reshape(alive, *carry[i].shape[1:])
                 states[t] = carry[i].reshape(rows, *node.shape)
     return made
+
+
+def _whole(array: Any, node: Node, rows: int) -> Any:
+    """All numbers (rows, *shape) of a node, which may stand for more than there are."""
+    return np.broadcast_to(_aligned(array, node.shape), (rows, *node.shape))
 
 
 def value(node: Node, operands: Sequence[Any], matrices: Sequence[Any], rows: int) -> Any:

@@ -79,6 +79,7 @@ class Observer:
         any_name: whether attributes were looked up by names that are made while it runs.
         trouble: the first call that cannot be looked into, in words with its line, or "".
         stored: where something was first stored that is no local variable, or may be none, or "".
+        changed: the containers that methods changed, each with the line.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class Observer:
         self.names: set[str] = set()
         self.any_name = False
         self.trouble = self.stored = ""
+        self.changed: list[tuple[Any, str]] = []
         self._outer: Any = None
         self._collects = False
 
@@ -127,7 +129,7 @@ class Observer:
         if name in _ANY_NAME and getattr(owner, "__name__", "") == "builtins":
             self.any_name = True
         if name in _CHANGING and isinstance(owner, _TYPES):
-            self.stored = self.stored or line_of(frame)
+            self.changed.append((owner, line_of(frame)))
         if not self.trouble and not _is_pure(function, name, owner):
             self.trouble = (
                 f"it calls {_called_name(function, name, owner)}, which cannot be looked into ({line_of(frame)})"

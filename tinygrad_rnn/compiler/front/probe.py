@@ -113,8 +113,11 @@ class Probe:
         for why in (self.observer.trouble, self.reads.trouble):
             if why:
                 raise NotFused(f"the step is no function of what it is given: {why}")
-        if len(self._moments) == 1 and self.observer.stored:
-            raise NotFused("one step alone does not show whether it changes what it reads", self.observer.stored)
+        if len(self._moments) == 1:
+            changed = [line for container, line in self.observer.changed if now.met(container)]
+            if self.observer.stored or changed:
+                where = self.observer.stored or changed[0]
+                raise NotFused("one step alone does not show whether it changes what it reads", where)
         for before in self._moments[:-1]:
             if before.seen == now.seen:  # else they looked at different things
                 self._refuse_change(before, now)

@@ -230,6 +230,10 @@ class Reads:
             and self.anchors.hold()
         )
 
+    def met(self, value: Any) -> bool:
+        """Whether an object, which has been alive since, is among what can have been read."""
+        return id(value) in self._places
+
     def changed_since(self, before: Reads, observer: Observer) -> str:
         """What is another than before, in words with a line; "" for nothing."""
         tensors = zip(self.tensors, before.tensors)
