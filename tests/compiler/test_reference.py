@@ -68,6 +68,12 @@ def test_scans_agree(reverse, steps):
     both(lambda: tg.scan(step, (h, h), x, reverse=reverse), [w, h, x])
 
 
+def test_a_second_run_makes_what_is_outside_again():
+    layer, x = tg.nn.Recurrent(tg.nn.MinimalGatedCell(3, 4, dtype="float64")), tensor(1, 9, 5, 3)
+    for _ in range(2):
+        both(lambda: layer(x), [x, *layer.parameters()])
+
+
 def test_second_derivatives_are_those_of_the_steps():
     w, h, x = tensor(0, 3, 3), tensor(1, 4, 3), tensor(2, 9, 4, 3)
     found = []
