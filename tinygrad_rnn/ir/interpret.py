@@ -39,6 +39,7 @@ def run(
     matrices: Sequence[Any],
     *,
     steps: int,
+    rows: int | None = None,
     live: Sequence[int] | None = None,
     backwards: bool = False,
     lasts: frozenset[Key] = frozenset(),
@@ -48,6 +49,7 @@ def run(
     Args:
         arrays: what lies in memory. The batch is rows sorted by length, longest first.
         matrices: those captured.
+        rows: how many there are; where it is not given, as many as of the carry.
         live: how many rows live at each step; all where it is not given. The others keep their carry, and count for
             nothing.
         backwards: whether the last step is taken first.
@@ -56,7 +58,7 @@ def run(
     targets = list(direction.targets())
     order = reachable(targets, direction.given)
     carry = {i: array.copy() for (name, i), array in arrays.items() if name == "carry"}
-    rows = next((len(array) for array in carry.values()), 0)
+    rows = next((len(array) for array in carry.values()), 0) if rows is None else rows
     made: dict[Key, Any] = {("carry", i): array for i, array in carry.items()}
     for t in reversed(range(steps)) if backwards else range(steps):
         alive = rows if live is None else int(live[t])
@@ -73,20 +75,20 @@ def run(
             else:
                 known[node.number] = value(node, [known[o.number] for o in node.operands], matrices, alive)
         for node, key, add in direction.wanted:
-            array = np.broadcast_to(_aligned(known[node.number], node.shape), (alive, *node.shape))
+            array = _full(known[node.number], node, alive)
             if add:
                 made[key] = made.get(key, 0) + array.sum(0)
             elif key[0] != "next":
                 whole = made.setdefault(key, np.zeros((steps, rows, *node.shape), array.dtype))
                 whole[t, :alive] = array
         for left, right, key in direction.gemms:
-            other = known[right.number].reshape(alive, -1)
-            one = np.ones((alive, 1), other.dtype) if left is None else known[left.number].reshape(alive, -1)
-            made[key] = made.get(key, 0) + (one.T @ other if left is not None else other.sum(0))
+            other = _full(known[right.number], right, alive).reshape(alive, -1)
+            one = None if left is None else _full(known[left.number], left, alive).reshape(alive, -1)
+            made[key] = made.get(key, 0) + (other.sum(0) if one is None else one.T @ other)
         for node, (name, i), _ in direction.wanted:  # when all is read
             if name == "next":
                 states = made.setdefault((name, i), np.zeros((steps, rows, *node.shape), known[node.number].dtype))
-                carry[i][:alive] = known[node.number].reshape(alive, *carry[i].shape[1:])
+                carry[i][:alive] = _full(known[node.number], node, alive).reshape(alive, *carry[i].shape[1:])
                 states[t] = carry[i].reshape(rows, *node.shape)
     return made
 
@@ -143,6 +145,11 @@ def matrix_of(node: Product, matrices: Sequence[Any], dtype: Any) -> Any:
         matrix = matrices[number].T if transposed else matrices[number]
         whole[above : above + inner, left : left + width] = matrix
     return whole
+
+
+def _full(array: Any, node: Node, rows: int) -> Any:
+    """The array of a node with all its rows: that of a constant is one number."""
+    return np.broadcast_to(_aligned(array, node.shape), (rows, *node.shape))
 
 
 def _aligned(array: Any, shape: tuple[int, ...], rank: int | None = None) -> Any:

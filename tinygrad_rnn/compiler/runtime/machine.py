@@ -146,11 +146,10 @@ def _entry(entry: Entry, width: int, values: dict[str, Any], view: View, dtype: 
 
 def scheduled(
     schedule: Schedule, direction: Direction, arrays: Mapping[Key, Any], matrices: Sequence[Any], *, steps: int,
-    live: Sequence[int] | None, backwards: bool, lasts: frozenset[Key],
+    rows: int, live: Sequence[int] | None, backwards: bool, lasts: frozenset[Key],
 ) -> dict[Key, Any]:  # fmt: skip
     """A direction by its phases: takes and returns what `ir.interpret.run` does."""
     dtype = np.dtype(schedule.dtype)
-    rows = next(len(array) for (name, _), array in arrays.items() if name == "carry")
     alive = [rows if live is None else int(live[t]) for t in range(steps)]
     order = [*reversed(range(steps))] if backwards else [*range(steps)]
     # Of each part of the carry all states in the order of the run. A row that has not begun, or has ended, has one too.

@@ -57,8 +57,8 @@ class ReferenceRun(Run):
     def _interpreted(self, direction: Direction, more: dict[Key, Any], forwards: bool) -> dict[Key, Any]:
         live = None if self.ragged is None else self.ragged.live[: self.steps].tolist()
         return interpret.run(
-            direction, self.arrays | more, self.matrices, steps=self.steps, live=live, backwards=not forwards,
-            lasts=self.same,
+            direction, self.arrays | more, self.matrices, steps=self.steps, rows=self.compiled.program.rows, live=live,
+            backwards=not forwards, lasts=self.same,
         )  # fmt: skip
 
     def gradients(self, inputs: Callable[[], list[Tensor]], arrived: list[Any]) -> list[Any]:
