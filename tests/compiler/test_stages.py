@@ -107,12 +107,12 @@ def test_without_gradients_there_are_fewer_stages():
 
 @hypothesis_settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cells(), some.integers(1, 9), some.integers(1, 4), some.booleans(), some.integers(0, 2**32 - 1))
-def test_nothing_is_wrong_with_the_schedule_of_any_cell(cell, steps, rows, reverse, seed):
+def test_nothing_is_wrong_with_the_layout_of_any_cell(cell, steps, rows, reverse, seed):
     case = Case(cell, steps, rows, reverse, seed, 0.5)
     tensors = [tg.tensor(a, requires_grad=True) for a in case.arrays]
     count = len(case.names)
     step = step_of(case.cell, dict(zip(case.names, tensors)), case.gain)
-    assert examine(step, tuple(tensors[count:-1]), tensors[-1], reverse=reverse, last="schedule") == ""
+    assert examine(step, tuple(tensors[count:-1]), tensors[-1], reverse=reverse, last="layout") == ""
 
 
 def test_what_is_left_to_the_eager_engine_is_said():
@@ -310,6 +310,14 @@ def wrong_line(patch):
     patch.setattr(schedules.numba, "printed", printed)
 
 
+def no_text(patch):
+    """kernels"""
+    right = schedules.numba.printed
+    patch.setattr(
+        schedules.numba, "printed", lambda *rest: right(*rest).replace("first, last, part):", "first, last):")
+    )
+
+
 def wrong_size(patch):
     """kernels"""
     right = schedules.numba.printed
@@ -323,7 +331,7 @@ def wrong_size(patch):
 FAULTS = [
     wrong_primitive, wrong_offset, wrong_sign, wrong_side, not_saved, saved_from_the_wrong_node, dropped_term,
     wrong_columns, wrong_order, missing_store, shifted_slot, stale_slot, wrong_rows_of_weight_gradients, wrong_line,
-    wrong_size,
+    no_text, wrong_size,
 ]  # fmt: skip
 
 

@@ -4,6 +4,9 @@
     schedule, layout                               their phases, and the table, by `runtime.machine`
     kernels                                        what runs in earnest
 
+"layout" is all that lies around the kernels too: captured tensors as they are bound, and the buffers that gradients go
+to. "trace" is at fault where the program is right for another moment of the step, which its guards took for this one.
+
 The first stage whose result differs is at fault: those before it are right, and those behind it only hand it on.
 """
 
@@ -100,7 +103,7 @@ def examine(
     Args:
         step, init, xs, reverse, checkpoint: as `scan` takes them; what shall have a gradient requires one.
         lengths: of the rows (B,), as recurrent layers take them.
-        last: the last stage to look at. Up to "schedule" nothing is compiled.
+        last: the last stage to look at. Up to "layout" no function of the step's is compiled.
 
     Raises:
         FusionError: for a step that the compiler leaves to the eager engine.
