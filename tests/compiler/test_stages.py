@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import generator as drawn
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
@@ -113,6 +114,15 @@ def test_nothing_is_wrong_with_the_layout_of_any_cell(cell, steps, rows, reverse
     count = len(case.names)
     step = step_of(case.cell, dict(zip(case.names, tensors)), case.gain)
     assert examine(step, tuple(tensors[count:-1]), tensors[-1], reverse=reverse, last="layout") == ""
+
+
+def test_nothing_is_wrong_with_the_layout_of_drawn_programs():
+    count = 0
+    for seed in range(30):
+        found = drawn.looked_into(drawn.Case(seed), "fused", "layout")
+        assert not found.faults, f"program {seed}: {found.faults[0]}"
+        count += found.count
+    assert count > 30
 
 
 def test_what_is_left_to_the_eager_engine_is_said():
@@ -355,6 +365,13 @@ def several():
 
 
 # --- Named where something fused is wrong ---
+
+
+def test_a_drawn_program_that_differs_names_the_stage(monkeypatch):
+    wrong_sign(monkeypatch)
+    reports = (drawn.examined(drawn.Case(seed), ("fused",)) for seed in range(20))
+    differences = next(report.differences for report in reports if report.differences)
+    assert "the compiler is at fault: stage differentiate" in differences[0].what
 
 
 class Gated(tg.nn.Cell):
