@@ -16,7 +16,7 @@ from test_fused_generated import Case, cells, step_of
 import tinygrad_rnn as tg
 from tinygrad_rnn import settings
 from tinygrad_rnn.compiler import program as programs
-from tinygrad_rnn.compiler.front import guards
+from tinygrad_rnn.compiler.front import guards, reads
 from tinygrad_rnn.compiler.passes import merge as merging
 from tinygrad_rnn.compiler.passes import schedule as schedules
 from tinygrad_rnn.compiler.passes.levels import Level
@@ -397,6 +397,13 @@ def test_verify_names_the_stage(plant, monkeypatch):
     report = str(tg.nn.verify(Gated()))
     assert f"the compiler is at fault: stage {plant.__doc__}" in report
     assert "suspect" not in report
+
+
+def test_verify_names_the_trace_where_a_change_is_not_seen(monkeypatch):
+    monkeypatch.setattr(reads.Reads, "hold", lambda self: True)
+    report = str(tg.nn.verify(Gated()))
+    assert "WRONG  compiled, it sees what changes between two calls" in report
+    assert "the compiler is at fault: stage trace" in report
 
 
 @pytest.mark.parametrize("plant", [wrong_sign, saved_from_the_wrong_node, wrong_columns])
