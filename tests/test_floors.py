@@ -26,7 +26,7 @@ FLOORS = [
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 
 #: The rooms of the compiler, from the ground up: each imports only rooms below it.
-ROOMS = ("front", "passes", "program", "runtime", "scan", "explain")
+ROOMS = ("front", "passes", "program", "runtime", "scan", "explain", "stages")
 ROOT = Path(tg.__file__).parent
 
 

@@ -34,6 +34,8 @@ ALLOWED = {
         "compiler/front/rules.py",
         "transposed",
     ): "the view that makes rows columns: the left of a weight gradient",
+    ("compiler/runtime/machine.py", "_entry"): "what reductions of a loop mean on NumPy",
+    ("compiler/runtime/machine.py", "whole"): "a slot of the table, which is no op",
     ("ir/numba.py", "_BEGIN"): "how kernels write reductions",
     ("ir/expression.py", "_INFIX"): "how Python writes primitives",
     ("ir/expression.py", "_RANK"): "how Python writes primitives",

@@ -22,6 +22,9 @@ from program_run import Seen, engines, run
 from program_styles import STYLES, written
 from program_unusual import UNUSUAL
 
+from tinygrad_rnn.compiler import stages
+from tinygrad_rnn.compiler.scan import running
+
 #: By how much numbers are moved to see what rounding does to a program.
 NUDGES = (2e-16, -3e-16, 5e-16)
 
@@ -168,7 +171,18 @@ def examined(case: Case, only: tuple[str, ...] = ()) -> Report:
         report.differences += compared(engine, got, want, dtypes)
     if any(one.size < 1e-3 for one in report.differences):
         report.differences = _beyond_rounding(case, want, dtypes, report.differences)
+    if any(one.engine in ("auto", "fused") for one in report.differences):
+        faults = "".join(dict.fromkeys([f"\n{fault}" for fault in looked_into(case, "fused").faults]))
+        report.differences = [one._replace(what=one.what + faults) for one in report.differences]
     return report
+
+
+def looked_into(case: Case, engine: str, last: str = "kernels") -> stages.Examined:
+    """What is wrong with each stage of the compiler, in all loops that a case runs."""
+    found = stages.Examined(last)
+    with running(found.run):
+        case.played(engine)
+    return found
 
 
 def _beyond_rounding(case: Case, want: list[Seen], dtypes: list[str], found: list[Difference]) -> list[Difference]:

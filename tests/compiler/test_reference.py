@@ -68,6 +68,27 @@ def test_scans_agree(reverse, steps):
     both(lambda: tg.scan(step, (h, h), x, reverse=reverse), [w, h, x])
 
 
+def test_no_part_of_the_carry_need_want_a_gradient():
+    w, h, x = tensor(0, 3), tensor(1, 4, 3, grad=False), tensor(2, 9, 4, 3)
+    both(lambda: tg.scan(lambda h, x: (h * 0.5, tg.tanh(h + x * w)), h, x), [w, x])
+
+
+def test_the_gradient_of_a_carry_of_one_number_may_be_a_constant():
+    h, c, x = tensor(0, 4, 3), tensor(1, 4, 1), tensor(2, 9, 4, 3)
+
+    def step(carry, x):
+        h, _ = carry
+        return (tg.tanh(h + x), x[:, :1] * 2.0), h
+
+    both(lambda: tg.scan(step, (h, c), x), [h, x])
+
+
+def test_a_second_run_makes_what_is_outside_again():
+    layer, x = tg.nn.Recurrent(tg.nn.MinimalGatedCell(3, 4, dtype="float64")), tensor(1, 9, 5, 3)
+    for _ in range(2):
+        both(lambda: layer(x), [x, *layer.parameters()])
+
+
 def test_second_derivatives_are_those_of_the_steps():
     w, h, x = tensor(0, 3, 3), tensor(1, 4, 3), tensor(2, 9, 4, 3)
     found = []

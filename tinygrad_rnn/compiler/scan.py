@@ -42,7 +42,7 @@ ENOUGH = 8
 
 class _Chosen(threading.local):
     name = "auto"
-    parts: list[tuple[Place, Any, str]] | None = None
+    runner: Callable[[Loop, str], tuple[Any, Any]] | None = None
 
 
 _chosen = _Chosen()
@@ -75,11 +75,24 @@ def engine(name: str) -> Iterator[None]:
 def explaining(parts: list[tuple[Place, Any, str]]) -> Iterator[None]:
     """Inside, each loop runs eagerly, and leaves its place, the `Planned` that it can become or a `NotFused`, and why
     its engine leaves it eager though it could ("" where it does not)."""
-    outer, _chosen.parts = _chosen.parts, parts
+
+    def run(loop: Loop, name: str) -> tuple[Any, Any]:
+        found, made = loop.explained()
+        parts.append((loop.place, found, left_eager(name, loop.steps)))
+        return made
+
+    with running(run):
+        yield
+
+
+@contextlib.contextmanager
+def running(runner: Callable[[Loop, str], tuple[Any, Any]] | None) -> Iterator[None]:
+    """Inside, each loop is run by `runner`, which takes it and the name of the engine that would run it."""
+    outer, _chosen.runner = _chosen.runner, runner
     try:
         yield
     finally:
-        _chosen.parts = outer
+        _chosen.runner = outer
 
 
 def checked_engine(name: Any) -> str:
@@ -167,10 +180,8 @@ def unrolled(
             _check_batch(carry, len(ragged.lengths))
     loop = Loop(step, carry, xs, place, first, every, ragged, source or Source((step,)))
     name = _chosen.name if engine == "auto" else engine
-    if _chosen.parts is not None:
-        found, made = loop.explained()
-        _chosen.parts.append((place, found, _left_eager(name, loop.steps)))
-        return made
+    if _chosen.runner is not None:
+        return _chosen.runner(loop, name)
     if name == "eager" or (name == "auto" and (loop.steps < ENOUGH or not settings.jit_enabled)):
         return loop.eager()
     try:
@@ -238,10 +249,12 @@ class Loop:
 
     # --- As kernels ---
 
-    def compiled(self, strict: bool, reference: bool = False) -> tuple[Any, Any]:
+    def compiled(
+        self, strict: bool, reference: bool = False, kind_of_run: Callable[..., Run] | None = None
+    ) -> tuple[Any, Any]:
         """The whole sequence as compiled kernels; eagerly where the first steps show that they cannot be.
 
-        With `reference`, the program that kernels would be made of, on NumPy.
+        With `reference`, the program that kernels would be made of, on NumPy; `kind_of_run` makes another kind of run.
 
         Raises:
             NotFused: where it cannot be, and nothing has happened yet; with `strict`, also where something has.
@@ -277,7 +290,7 @@ class Loop:
         if isinstance(found, NotFused):
             raise NotFused(str(found)) from found.__cause__
         try:
-            return self._run(found, reads, ReferenceRun if reference else Run)
+            return self._run(found, reads, kind_of_run or (ReferenceRun if reference else Run))
         except NotFused as why:
             if why.__cause__ is not None:  # else it is about this call's numbers
                 moment.keep(kind, why)
@@ -356,7 +369,7 @@ class Loop:
             draws.take_back()
             state.watchers = watchers
 
-    def _run(self, compiled: Compiled, reads: Reads, kind: type[Run]) -> tuple[Any, Any]:
+    def _run(self, compiled: Compiled, reads: Reads, kind: Callable[..., Run]) -> tuple[Any, Any]:
         if compiled.program.whole:
             _check_whole(compiled.program, self.carry, self.xs)
         ragged, place = self.ragged, self.place
@@ -395,7 +408,7 @@ def _in_pieces(
     return carry, map_leaves(lambda *ys: concat(ys), *[parts[a] for a in starts])
 
 
-def _left_eager(name: str, steps: int) -> str:
+def left_eager(name: str, steps: int) -> str:
     """Why a loop that could be fused is not, where the engine is this one; "" where it is."""
     if name == "auto" and steps < ENOUGH:
         return f'engine="auto" fuses from {ENOUGH} steps on, and here are {steps}'

@@ -12,6 +12,7 @@ from ..autograd.backward import grad
 from ..autograd.pytree import leaves, map_leaves
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor, tensor
+from ..compiler.stages import blame
 from ..ops.random import Draws
 from .cell import Cell
 from .examinations import Examination, differences, far, named_parts
@@ -61,10 +62,14 @@ def _engines(
         losses, tensors = [(y * y).sum() for y in ends], [t for _, t in wanted]
         found.append((outputs, final, wanted, grad(losses, tensors, allow_unused=True) if ends and wanted else ()))
     (outputs, final, wanted, eager), (compiled, ends, _, other) = found
-    yield from differences((outputs, final), (compiled, ends))
+    wrong = [*differences((outputs, final), (compiled, ends))]
     for (name, _), a, b in zip(wanted, eager, other):
         if (a is None) != (b is None) or (a is not None and far(a, b)):
-            yield f"the gradient of {name} is another"
+            wrong.append(f"the gradient of {name} is another")
+    if wrong:
+        with draws.repeated():
+            words = blame(layers[1], given, start)
+        yield from [f"{one}\n{words}" if words else one for one in wrong]
 
 
 def _changes(cell: Cell) -> Iterator[tuple[str, contextlib.AbstractContextManager[None]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -215,8 +215,14 @@ class Run:
             addresses[key] = address_of(array)
         addresses[WORK] = work.address
         bases = self.addresses | addresses
+        self._execute(layout, bases, self.bound.given | self.given | self.made | more, inside)
+
+    def _execute(
+        self, layout: Layout, bases: Mapping[Key, int], arrays: Mapping[Key, Any], inside: Sequence[Any]
+    ) -> None:
+        """Run the kernels: all has an address."""
         if layouts.inspect is not None:
-            layouts.inspect(layout, bases, self.bound.given | self.given | self.made | more, inside)
+            layouts.inspect(layout, bases, arrays, inside)
         layout.run(bases)
 
     # --- Back ---

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.backward import grad_up_to
-from ...autograd.tape import is_grad_enabled, writes
+from ...autograd.tape import enable_grad, is_grad_enabled, writes
 from ...autograd.tensor import Tensor
 from ...ir import interpret
 from ...ir.program import Direction, Key
@@ -19,11 +19,13 @@ from .node import Run
 
 
 class ReferenceRun(Run):
-    """A run whose steps are evaluated by `ir.interpret`, one after another."""
+    """A run whose steps are evaluated by `ir.interpret`, one after another: by the program behind a stage."""
+
+    stage = "merge"
 
     def forward(self) -> tuple[Any, Any]:
-        program = self.compiled.program
-        keep = is_grad_enabled() and program.backward is not None
+        program, staged = self.compiled.program, self.compiled.program.stages[self.stage]
+        keep = is_grad_enabled() and staged.backward is not None
         self.draws = Draws()
         self.arrays: dict[Key, Any] = {key: array for key, array in self.bound.given.items() if key[0] == "vector"}
         self.arrays |= self.given
@@ -39,7 +41,7 @@ class ReferenceRun(Run):
         self.same = frozenset(same)
         parts = self.inputs[: len(program.next)]
         starts = [self.sorted(part._array, 0).reshape(program.rows, -1).astype(program.dtype) for part in parts]
-        found = self._interpreted(program.stages["merge"].forward, dict(zip(self._carries(), starts)), self.forwards)
+        found = self._interpreted(staged.forward, dict(zip(self._carries(), starts)), self.forwards)
         self.saved = {key: array for key, array in found.items() if key[0] in ("saved", "y")}
         for i, start in enumerate(starts):
             after = self.saved["after", i] = found["next", i]
@@ -64,7 +66,7 @@ class ReferenceRun(Run):
         if is_grad_enabled():
             return self._eagerly(inputs(), arrived)
         program = self.compiled.program
-        backward, rows, count = program.stages["merge"].backward, program.rows, len(program.next)
+        backward, rows, count = program.stages[self.stage].backward, program.rows, len(program.next)
         assert backward is not None
         given: dict[Key, Any] = {}
         for i, (node, flow, g) in enumerate(zip(program.next, program.flows, arrived)):
@@ -82,7 +84,8 @@ class ReferenceRun(Run):
     def _outside(self, found: dict[Key, Any]) -> list[Any]:
         """The gradients of what the step takes from outside."""
         totals = Totals(self.captures, found)
-        seeds = [(self.captures[n], np.asarray(totals.of(t))) for n, t in self.compiled.program.of_captures.items()]
+        with enable_grad():  # what is made of tensors from outside may be made here for the first time
+            seeds = [(self.captures[n], np.asarray(totals.of(t))) for n, t in self.compiled.program.of_captures.items()]
         if not seeds:
             return [None] * len(self.outer)
         starts = [Tensor(g.reshape(t.shape).astype(t.dtype)) for t, g in seeds]
