@@ -57,7 +57,9 @@ class Probe:
 
     def __enter__(self) -> Probe:
         state = thread.state
-        self._outer, state.watchers = state.watchers, (self._withheld,)
+        self._outer = state.watchers
+        if self._outer:
+            state.watchers = (self._withheld,)
         return self
 
     def __exit__(self, kind: Any, trouble: Any, traceback: Any) -> None:
