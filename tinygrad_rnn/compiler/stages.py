@@ -109,8 +109,8 @@ def examine(
         FusionError: for a step that the compiler leaves to the eager engine.
 
     >>> import tinygrad_rnn as tg
-    >>> examine(lambda h, x: (tg.tanh(h * 0.5 + x), h), tg.zeros(2, 3), tg.randn(9, 2, 3, requires_grad=True))
-    ''
+    >>> if settings.jit_enabled:  # else there are no kernels
+    ...     assert examine(lambda h, x: (tg.tanh(h * 0.5 + x), h), tg.zeros(2, 3), tg.randn(9, 2, 3)) == ""
     """
     found, name = Examined(last), getattr(step, "__name__", type(step).__name__)
     with running(found.run):
