@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import settings
 from tinygrad_rnn.autograd.pytree import leaves
 from tinygrad_rnn.errors import FusionError
 
@@ -116,3 +117,28 @@ def test_nothing_is_compiled(tmp_path):
         p.name for p in tmp_path.iterdir() if p.name.startswith(("interpreter", "forward", "backward", "tiles"))
     ]
     assert not machines
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_truth_values_among_the_inputs(engine, reverse):
+    """A mask of time gaps: of each row one, or one a feature."""
+    if engine == "fused" and not settings.jit_enabled:
+        pytest.skip("nothing is compiled here")
+    rng = np.random.default_rng(0)
+    w, h, x = tensor(0, 6, 6), tensor(1, 3, 6), tensor(2, 9, 3, 6)
+    row, each = tg.tensor(rng.random((9, 3, 1)) < 0.5), tg.tensor(rng.random((9, 3, 6)) < 0.5)
+
+    def step(h, x):
+        new, keep, show = x
+        h = tg.where(keep, h, tg.tanh(h @ w + new))
+        return h, (tg.where(show, h, 0.5 * new), show)
+
+    found = []
+    for name in ("eager", engine):
+        last, (ys, shown) = tg.scan(step, h, (x, row, each), reverse=reverse, engine=name)
+        gradients = tg.grad((last * last).sum() + (ys * ys).sum(), [w, h, x])
+        assert shown.dtype == bool
+        found.append([a.numpy() for a in (last, ys, shown, *gradients)])
+    for a, b in zip(*found):
+        assert np.abs(a.astype(float) - b.astype(float)).max() <= 1e-12 * np.abs(a).max()

@@ -14,6 +14,7 @@ from ..autograd.tape import enable_grad, no_grad, thread, wengert
 from ..autograd.tensor import Tensor
 from ..ir.nodes import Input, Node
 from ..ir.program import Direction, Program, Wanted, given_of
+from ..kernels import scalar
 from ..ops.random import RandomKey
 from .front.differentiate import Gradient, TracedStep, differentiate, flowing, node_of
 from .front.forms import DeferredOp, Row, ScalarInput
@@ -158,7 +159,10 @@ class Planned:
         for i, start in enumerate(traced.starts):
             low.know(node_of(start), Row(low.step.input(("carry", i), (_size(start),)), start.shape[1:]))
         for i, one in enumerate(traced.given):
-            found = Row(low.step.input(("x", i), (_size(one),)), one.shape[1:]) if one.ndim else ScalarInput()
+            value: Node = low.step.input(("x", i), (_size(one),))
+            if one.dtype.kind == "b":  # in memory it is 1 and 0
+                value = low.step.map(scalar.greater, value, low.step.constant(0.0))
+            found = Row(value, one.shape[1:]) if one.ndim else ScalarInput()
             low.know(node_of(one), found)
         lower(low, traced.trace)
         self.next = [self._row(part) for part in traced.after]
@@ -229,7 +233,9 @@ def _rows(carry: Sequence[Any], xs: Sequence[Any], needs_x: Sequence[bool]) -> t
     if not tensors or any(not t.ndim for t in tensors):
         raise NotFused("the carry or x has no batch axis")
     sizes = {t.shape[0] for t in tensors}
-    dtypes = {t.dtype for t in tensors if t.dtype.kind not in "iu"}
+    if any(part.dtype.kind == "b" for part in carry):
+        raise NotFused("a part of the carry is truth values, which no kernel hands on")
+    dtypes = {t.dtype for t in tensors if t.dtype.kind not in "iub"}
     if len(sizes) != 1:
         raise NotFused("the first axes of carry and x differ, so none is the batch")
     if len(dtypes) != 1 or next(iter(dtypes)).kind != "f":
