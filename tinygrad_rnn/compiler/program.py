@@ -100,7 +100,6 @@ class Planned:
         traced, self.listed = draft.first, listed
         self.rows, self.dtype, self.carry, self.y = draft.rows, draft.dtype, draft.carry, draft.y
         self.whole = any(part.dtype.kind in "iu" for part in (*traced.starts, *traced.given))
-        self.carry_shapes = [part.shape[1:] for part in traced.starts]
         self.draws = [key.source for key in traced.trace.draws.keys]
         self.traced = [wengert([one.node for one in traced.trace.done])] if listed else []
         program = self._lower(traced, keys)

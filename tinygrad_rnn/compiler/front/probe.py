@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import settings
 from ...autograd.tape import Watcher, thread
 from ...autograd.tensor import Tensor
 from ...ops import random
@@ -179,7 +180,7 @@ class _Seen(Trace):
     """A trace that holds no tensor of the run's: leaves that die in the step shall die."""
 
     def see(self, node: Any, inputs: Any, y: Any) -> None:
-        super().see(node, [x if x is None else Tensor(x._array, x.node, x._requires_grad) for x in inputs], y)
+        super().see(node, _shadows(inputs), y)
 
 
 class _Withheld(Watcher):
@@ -191,15 +192,17 @@ class _Withheld(Watcher):
         self.events: list[tuple[Any, Any, Any]] = []
 
     def see(self, node: Any, inputs: Any, y: Any) -> None:
-        shadows = [x if x is None else Tensor(x._array, x.node, x._requires_grad) for x in inputs]
-        self.events.append((node, shadows, y))
+        self.events.append((node, _shadows(inputs), y))
 
     def see_read(self, x: Any) -> None:
         self.events.append((None, None, x))
 
 
+def _shadows(inputs: Sequence[Any]) -> list[Any]:
+    """Tensors of the same values and nodes, which keep those of the run from living on."""
+    return [x if x is None else Tensor(x._array, x.node, x._requires_grad) for x in inputs]
+
+
 def _world() -> tuple[Any, ...]:
     """The library's own state that a step could change."""
-    from ... import settings
-
     return id(random._generator), str(settings.default_dtype), settings.get_num_threads(), thread.state.enabled
